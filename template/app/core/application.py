@@ -1,0 +1,40 @@
+"""The application without the features: what app/main.py builds on."""
+
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from app.core import health
+from app.core.config import CoreSettings
+from app.core.database import create_engine, create_session_factory
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
+
+
+def build_app(settings: CoreSettings, lifespan: Lifespan, **options: Any) -> FastAPI:
+    """Build a FastAPI application with logging, the database and the health probes.
+
+    `app.state` holds `settings` and `session_factory`. `lifespan` runs around all requests,
+    with the database at hand; what it yields is `request.state`. `options` go to FastAPI.
+    """
+    engine = create_engine(settings.database_url)
+
+    @asynccontextmanager
+    async def core_lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        logging.basicConfig(
+            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+        try:
+            async with lifespan(app) as state:
+                yield state
+        finally:
+            await engine.dispose()
+
+    app = FastAPI(lifespan=core_lifespan, **options)
+    app.state.settings = settings
+    app.state.session_factory = create_session_factory(engine)
+    app.include_router(health.router)
+    return app

@@ -1,0 +1,87 @@
+"""The settings every service has, and how they are read."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+SettingsT = TypeVar("SettingsT", bound="CoreSettings")
+
+PLACEHOLDER = "change-me"
+
+
+def require_async_driver(url: str) -> str:
+    """Return `url` unchanged; raise ValueError unless it names an asyncio driver."""
+    try:
+        is_async = make_url(url).get_dialect().is_async
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        is_async = False
+    if not is_async:
+        raise ValueError(
+            "should be a URL with an asyncio driver, such as "
+            "sqlite+aiosqlite:///./app.db or postgresql+asyncpg://user:password@host/name"
+        )
+    return url
+
+
+class CoreSettings(BaseSettings):
+    """What the core needs to know. Each field is an environment variable in upper case."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
+
+    environment: Literal["development", "test", "staging", "production"]
+    database_url: Annotated[str, AfterValidator(require_async_driver)]
+    secret_key: Annotated[SecretStr, Field(min_length=32)]
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+
+    @model_validator(mode="after")
+    def refuse_placeholder(self) -> Self:
+        """Raise ValueError when the key of `.env.example` would sign something real."""
+        deployed = self.environment in {"staging", "production"}
+        if deployed and PLACEHOLDER in self.secret_key.get_secret_value():
+            raise ValueError(
+                "SECRET_KEY: is the placeholder of .env.example; make one with: "
+                "python -c 'import secrets; print(secrets.token_urlsafe(48))'"
+            )
+        return self
+
+
+def env_file() -> Path | None:
+    """Say which file completes the environment.
+
+    `.env` where there is one. Else, on a developer's fresh checkout, `.env.example`:
+    never where ENVIRONMENT is set, so that a deployed service is told what it lacks.
+    """
+    if Path(".env").exists():
+        return Path(".env")
+    return None if os.environ.get("ENVIRONMENT") else Path(".env.example")
+
+
+def describe(error: ValidationError) -> str:
+    """Name each variable that is missing or wrong, a line each, without its value."""
+    lines = []
+    for problem in error.errors(include_input=False, include_url=False):
+        variable = "__".join(str(part) for part in problem["loc"]).upper()
+        reason = "is missing" if problem["type"] == "missing" else problem["msg"]
+        reason = reason.removeprefix("Value error, ")
+        lines.append(f"  {variable}: {reason}" if variable else f"  {reason}")
+    return "\n".join(lines)
+
+
+def load_settings(settings_class: type[SettingsT], **values: Any) -> SettingsT:
+    """Read the settings from `values`, the environment and `.env`, in this order.
+
+    Raises SystemExit, with a message that names each variable at fault.
+    """
+    try:
+        return settings_class(_env_file=env_file(), **values)
+    except ValidationError as error:
+        sys.exit(
+            f"The settings are not complete:\n{describe(error)}\n"
+            "Set them in the environment or in .env; .env.example shows all of them."
+        )

@@ -1,0 +1,104 @@
+"""The database: base class of the models, engine, and the session of a request."""
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
+from sqlalchemy import Connection, DateTime, Dialect, MetaData, TypeDecorator, event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A point in time: aware datetimes in and out, also on SQLite, which keeps no offset."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store in UTC; a naive datetime is taken as local time, as Python does."""
+        return value and value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Read as UTC."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """The declarative base of all models.
+
+    Constraints are named by rule, so that a migration can name what it drops:
+    https://alembic.sqlalchemy.org/en/latest/naming.html
+    """
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {datetime: UtcDateTime}
+
+
+def create_engine(url: str, **options: Any) -> AsyncEngine:
+    """Make the engine for `url`, an SQLAlchemy URL; `options` go to create_async_engine."""
+    engine = create_async_engine(url, pool_pre_ping=True, **options)
+    if engine.dialect.name == "sqlite":
+        event.listen(engine.sync_engine, "connect", set_up_sqlite_connection)
+        event.listen(engine.sync_engine, "begin", begin_sqlite_transaction)
+    return engine
+
+
+def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
+    """Enforce foreign keys, let readers and a writer work side by side."""
+    # The driver's own transaction control begins too late for SAVEPOINT and DDL:
+    # https://docs.sqlalchemy.org/en/21/dialects/sqlite.html#sqlite-transactions
+    dbapi_connection.isolation_level = None
+    cursor = dbapi_connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def begin_sqlite_transaction(connection: Connection) -> None:
+    """Begin for real, what the driver no longer does."""
+    connection.exec_driver_sql("BEGIN")
+
+
+def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
+    """Make the application's one session factory.
+
+    Objects stay readable after a commit: reloading them on access is not possible in async code.
+    """
+    return async_sessionmaker(engine, expire_on_commit=False)
+
+
+def get_session_factory(connection: HTTPConnection) -> async_sessionmaker[AsyncSession]:
+    """Return the session factory, for work that outlives a dependency.
+
+    Background tasks, WebSockets and streams open short sessions of their own with it.
+    """
+    factory: async_sessionmaker[AsyncSession] = connection.app.state.session_factory
+    return factory
+
+
+SessionFactoryDep = Annotated[async_sessionmaker[AsyncSession], Depends(get_session_factory)]
+
+
+async def get_session(factory: SessionFactoryDep) -> AsyncIterator[AsyncSession]:
+    """Yield the request's session. What is not committed when the endpoint returns is rolled back."""
+    async with factory() as session:
+        yield session
+
+
+# "function": closed before the response is sent, so that no slow client and
+# no background task keeps a connection.
+SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]

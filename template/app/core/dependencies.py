@@ -1,0 +1,17 @@
+"""What every endpoint may ask for, beside the session."""
+
+from typing import Annotated
+
+from fastapi import Depends
+from fastapi.requests import HTTPConnection
+
+from app.settings import Settings
+
+
+def get_settings(connection: HTTPConnection) -> Settings:
+    """Return the settings that the application was made with."""
+    settings: Settings = connection.app.state.settings
+    return settings
+
+
+SettingsDep = Annotated[Settings, Depends(get_settings)]

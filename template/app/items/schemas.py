@@ -1,0 +1,55 @@
+"""What goes in and out of the items' endpoints."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no NUL in a text
+
+Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
+Description = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
+
+
+class ItemCreate(BaseModel):
+    """A new item."""
+
+    title: Title
+    description: Description | None = None
+
+
+class ItemUpdate(BaseModel):
+    """The fields to change; what is left out stays as it is."""
+
+    title: Title = ""  # may be left out, but not null
+    description: Description | None = None
+
+
+class ItemRead(BaseModel):
+    """An item, as its owner sees it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: int
+    owner_id: int
+    title: str
+    description: str | None
+    created_at: datetime
+
+
+class ItemPage(BaseModel):
+    """Some of a user's items, oldest first, and how many there are in all."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    items: list[ItemRead]
+    total: int
+
+
+class PageParams(BaseModel):
+    """Which part of a list: `limit` rows after the first `offset`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(default=50, ge=1, le=200)
+    offset: int = Field(default=0, ge=0, le=2**31 - 1)

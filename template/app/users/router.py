@@ -1,0 +1,62 @@
+"""The users' endpoints: sign up, log in, who am I?"""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, HTTPException, status
+from fastapi.security import OAuth2PasswordRequestForm
+
+from app.core.database import SessionDep
+from app.core.dependencies import SettingsDep
+from app.users import service
+from app.users.dependencies import CurrentUser
+from app.users.models import User
+from app.users.schemas import Token, UserCreate, UserRead
+from app.users.security import create_access_token
+
+router = APIRouter(tags=["users"])
+
+
+@router.post(
+    "/users",
+    status_code=status.HTTP_201_CREATED,
+    response_model=UserRead,
+    responses={status.HTTP_409_CONFLICT: {"description": "The address has an account already"}},
+)
+async def sign_up(data: UserCreate, session: SessionDep, settings: SettingsDep) -> User:
+    """Create an account."""
+    try:
+        return await service.sign_up(session, data, settings)
+    except service.EmailTakenError as error:
+        raise HTTPException(
+            status.HTTP_409_CONFLICT, "The address has an account already"
+        ) from error
+
+
+@router.post(
+    "/token",
+    responses={status.HTTP_401_UNAUTHORIZED: {"description": "Wrong address or password"}},
+)
+async def log_in(
+    form: Annotated[OAuth2PasswordRequestForm, Depends()],
+    session: SessionDep,
+    settings: SettingsDep,
+) -> Token:
+    """Trade an address and a password for an access token."""
+    user = await service.authenticate(session, form.username, form.password, settings)
+    if user is None:
+        raise HTTPException(
+            status.HTTP_401_UNAUTHORIZED,
+            "Wrong address or password",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+    return Token(access_token=create_access_token(user.id, settings))
+
+
+@router.get(
+    "/users/me",
+    response_model=UserRead,
+    responses={status.HTTP_401_UNAUTHORIZED: {"description": "The access token is not valid"}},
+)
+async def read_me(user: CurrentUser) -> User:
+    """Return the account that the access token belongs to."""
+    return user

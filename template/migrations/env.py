@@ -1,0 +1,61 @@
+"""Alembic's entry: where the models and the database are."""
+
+import asyncio
+from typing import Any, Literal
+
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import Connection
+
+from app import models  # noqa: F401  (fills Base.metadata)
+from app.core.config import load_settings
+from app.core.database import Base, UtcDateTime, create_engine
+from app.settings import Settings
+
+
+def render_item(type_: str, item: Any, _: AutogenContext) -> str | Literal[False]:
+    """Write the database's own type into a migration, which must outlive the application's code."""
+    if type_ == "type" and isinstance(item, UtcDateTime):
+        return "sa.DateTime(timezone=True)"
+    return False
+
+
+def migrate(connection: Connection) -> None:
+    """Run the migrations that the command asks for on `connection`."""
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_item=render_item,
+        # SQLite cannot alter most of a table: Alembic makes it anew and copies the rows.
+        render_as_batch=connection.dialect.name == "sqlite",
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def connect_and_migrate() -> None:
+    """Run the migrations on the database that the settings name."""
+    engine = create_engine(load_settings(Settings).database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+def write_sql() -> None:
+    """Print the migrations as SQL, for `--sql`."""
+    context.configure(
+        url=load_settings(Settings).database_url,
+        target_metadata=Base.metadata,
+        literal_binds=True,
+        dialect_opts={"paramstyle": "named"},
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+if context.is_offline_mode():
+    write_sql()
+elif (connection := context.config.attributes.get("connection")) is not None:
+    migrate(connection)  # the tests bring one of their own
+else:
+    asyncio.run(connect_and_migrate())

@@ -1,0 +1,76 @@
+"""The fixtures that every test can ask for. Add your own to tests/fixtures.py."""
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+
+from app.main import create_app
+from app.settings import Settings
+from tests.harness.asgi import IsolatedApp, RunningApp, running
+from tests.harness.databases import TestDatabases
+from tests.harness.isolation import Isolation, OwnDatabase, RolledBack
+from tests.harness.transaction import rolled_back_transaction
+from tests.http_client import ASGIWebSocketTransport, AsyncClient
+
+pytest_plugins = ["tests.harness.plugin", "tests.fixtures"]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The backend of all async tests and fixtures. `db_engine` keeps its loop for the whole run."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+async def db_engine(databases: TestDatabases) -> AsyncIterator[AsyncEngine]:
+    """The engine on the test database, migrated to head; each worker has its own."""
+    async with databases.shared() as engine:
+        yield engine
+
+
+@pytest.fixture(scope="session")
+async def running_app(db_engine: AsyncEngine, settings: Settings) -> AsyncIterator[RunningApp]:
+    """The application, its lifespan begun, once for all tests."""
+    app = create_app(settings)
+    with OwnDatabase(db_engine).installed(app):
+        async with running(app) as running_app:
+            yield running_app
+
+
+@pytest.fixture
+async def isolation(
+    request: pytest.FixtureRequest, databases: TestDatabases, db_engine: AsyncEngine
+) -> AsyncIterator[Isolation]:
+    """A transaction that is rolled back; marked with `own_database`, a database to itself."""
+    if request.node.get_closest_marker("own_database"):
+        async with databases.copy() as engine:
+            yield OwnDatabase(engine)
+    else:
+        async with rolled_back_transaction(db_engine) as transaction:
+            yield RolledBack(transaction)
+
+
+@pytest.fixture
+def app(running_app: RunningApp, isolation: Isolation) -> Iterator[FastAPI]:
+    """The application under test; overrides made on it are gone after the test."""
+    with isolation.installed(running_app.app):
+        yield running_app.app
+
+
+@pytest.fixture
+async def db_session(isolation: Isolation) -> AsyncIterator[AsyncSession]:
+    """A session on what the application reads and writes, rolled back after the test."""
+    async with isolation.session() as session:
+        yield session
+
+
+@pytest.fixture
+async def client(
+    app: FastAPI, running_app: RunningApp, isolation: Isolation
+) -> AsyncIterator[AsyncClient]:
+    """A client of the application, without a socket; errors that it does not handle are raised."""
+    transport = ASGIWebSocketTransport(IsolatedApp(running_app, isolation))
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client

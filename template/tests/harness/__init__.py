@@ -1,0 +1,1 @@
+"""The machinery behind tests/conftest.py, a module for each idea."""

