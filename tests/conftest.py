@@ -1,0 +1,78 @@
+"""What the template's tests start from: a snapshot of it, and projects rendered from that."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rendering import Answers, Project, install, isolate, render, take_snapshot
+
+# The projects that are installed and used. One is the default; of the others each differs in what
+# changes the files most.
+PROJECTS: dict[str, Answers] = {
+    "default": {},
+    "core": {"example": False},
+    "postgresql": {"database": "postgresql"},
+    "postgresql-core": {"database": "postgresql", "example": False},
+    "httpx2": {
+        "project_name": "\"Ünïcode\" \\ it's {{ fine }}",
+        "http_client": "httpx2",
+        "ci": "gitlab",
+        "docker": False,
+        "license": "Proprietary",
+    },
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        isolate(patch, tmp_path_factory.mktemp("copier"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def template(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository that holds the template as it is now."""
+    return take_snapshot(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture
+def rendered(template: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Renders with the answers that it is given."""
+
+    def rendered(**answers: object) -> Path:
+        return render(template, tmp_path / f"rendered-{len(list(tmp_path.iterdir()))}", answers)
+
+    return rendered
+
+
+@pytest.fixture(scope="session")
+def installed(
+    template: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Project]:
+    """Returns one of PROJECTS, which all tests of a worker share: they leave it as it was."""
+    made: dict[str, Project] = {}
+
+    def installed(name: str) -> Project:
+        if name not in made:
+            directory = tmp_path_factory.mktemp("project") / "my-service"
+            made[name] = install(template, directory, PROJECTS[name])
+        return made[name]
+
+    return installed
+
+
+# A group stays on one worker, so that each project is installed once.
+@pytest.fixture(
+    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in PROJECTS]
+)
+def project(request: pytest.FixtureRequest, installed: Callable[[str], Project]) -> Project:
+    """Each of PROJECTS in turn."""
+    return installed(request.param)
+
+
+@pytest.fixture
+def default_project(installed: Callable[[str], Project]) -> Project:
+    """The project with all defaults; mark the test with xdist_group("default")."""
+    return installed("default")

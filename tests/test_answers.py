@@ -1,0 +1,234 @@
+"""Which answers are taken, and how they get into the files."""
+
+import ast
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.rendering import QUESTIONS, ROOT, render, run
+
+ASKED = [
+    *("project_name", "description", "author_name", "author_email"),
+    *("license", "database", "example", "ci"),
+]
+NOT_ASKED = ["project_slug", "python_version", "http_client", "docker"]
+
+COPIER_YML = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+
+
+def test_the_questions_are_those_of_the_contract() -> None:
+    assert [*ASKED, *NOT_ASKED] == QUESTIONS
+    assert [name for name in QUESTIONS if COPIER_YML[name].get("ask", True)] == ASKED
+
+
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_every_question_has_a_help_a_default_and_limits(name: str) -> None:
+    question = COPIER_YML[name]
+    assert question["help"]
+    assert "default" in question
+    assert "validator" in question or "choices" in question
+
+
+def test_nothing_in_the_template_asks_for_trust() -> None:
+    assert not COPIER_YML.keys() & {"_tasks", "_migrations", "_jinja_extensions", "_external_data"}
+
+
+def test_the_defaults_ask_nothing(template: Path, tmp_path: Path) -> None:
+    copier = (sys.executable, "-m", "copier")
+    done = run(*copier, "copy", "--defaults", template, tmp_path / "my-service", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert "My Service is ready" in done.stdout
+    assert "uv run pytest" in done.stdout
+    assert (tmp_path / "my-service/app/main.py").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("project_name", "", "It is empty. Give some text, such as: My Service"),
+        ("project_name", "   ", "It is empty"),
+        ("project_name", " x", "It begins or ends with a blank"),
+        ("project_name", "x\u00a0", "It begins or ends with a blank"),
+        ("project_name", "x\ny", "a line break or another invisible character"),
+        ("project_name", "x\x00y", "a line break or another invisible character"),
+        ("project_name", "x\u202ey", "a line break or another invisible character"),
+        ("project_name", "x" * 41, "It is 41 characters long; 40 is the most"),
+        ("description", "x\x1b[31m", "a line break or another invisible character"),
+        ("description", "x" * 201, "It is 201 characters long; 200 is the most"),
+        ("author_name", "", "such as: Ada Lovelace"),
+        ("author_email", "nobody", "Give a name, an @ and a domain, such as: ada@example.com"),
+        ("author_email", "nobody@home", "It is not an e-mail address"),
+        ("author_email", "a@b@example.com", "It is not an e-mail address"),
+        ("author_email", "Ada <ada@example.com>", "It is not an e-mail address"),
+        ("license", "GPL-3.0", "'GPL-3.0' is not in ['MIT', 'Apache-2.0', 'BSD-3-Clause'"),
+        ("database", "mysql", "'mysql' is not in ['sqlite', 'postgresql']"),
+        ("example", "perhaps", "It is neither yes nor no"),
+        ("ci", "jenkins", "'jenkins' is not in ['github', 'gitlab', 'none']"),
+        ("project_slug", "My Service", "lowercase letters (a to z), digits, and single hyphens"),
+        ("project_slug", "my-service\n", "lowercase letters (a to z), digits, and single hyphens"),
+        ("project_slug", "x" * 51, "It is 51 characters long; 50 is the most"),
+        ("project_slug", "fastapi", "Give another one, such as: fastapi-service"),
+        ("project_slug", "postgres", "Give another one, such as: postgres-service"),
+        ("python_version", "3.10", "'3.10' is not in ['3.11', '3.12', '3.13']"),
+        ("http_client", "requests", "'requests' is not in ['httpx', 'httpx2']"),
+        ("docker", "podman", "It is neither yes nor no"),
+    ],
+)
+def test_a_bad_answer_is_refused_before_anything_is_written(
+    name: str, value: str, sentence: str, template: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"'{name}'") as refusal:
+        render(template, tmp_path / "my-service", {name: value})
+    assert sentence in str(refusal.value)
+    assert not (tmp_path / "my-service").exists()
+
+
+@pytest.mark.parametrize("answer", ["project_name=", "author_email=nobody", "python_version=3.9"])
+def test_the_command_line_says_last_what_was_wrong(
+    answer: str, template: Path, tmp_path: Path
+) -> None:
+    copier = (sys.executable, "-m", "copier")
+    done = run(
+        *copier, "copy", "--defaults", "-d", answer, template, tmp_path / "new", cwd=tmp_path
+    )
+    assert done.returncode == 1
+    assert answer.partition("=")[0] in done.stdout.splitlines()[-1]
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "slug"),
+    [
+        ("My Service", "my-service"),
+        ("  ".join("ABC"), "a-b-c"),
+        ("Ada's Café №5", "adas-caf-5"),
+        ("--x__y--", "x-y"),
+        ("日本語", "my-service"),
+        ("FastAPI", "fastapi-service"),
+        ("2048", "2048"),
+        ("İstanbul", "i-stanbul"),
+        ("a" * 40, "a" * 40),
+    ],
+)
+def test_the_slug_comes_from_any_name(
+    name: str, slug: str, rendered: Callable[..., Path]
+) -> None:
+    project = rendered(project_name=name)
+    pyproject = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    assert pyproject["project"]["name"] == slug
+
+
+ODD_TEXTS = [
+    "\"double\" and 'single'",
+    "only 'single' ones",
+    'one " more "double" than \'single\'',
+    "back\\slash \\n \\u0041 \\",
+    "{{ project_slug }} {% raw %} {# x #} }}",
+    "${HOME} $(id) `id` %s %(here)s",
+    "# no: heading, - no [list](x) <b>&amp;</b>",
+    "- 1. 'no' *list*",
+    "12. no list either",
+    "yes",
+    "null",
+    "3.10",
+    "!!tag &anchor @x | >",
+    "שלום עולם",
+    "\N{FAMILY} \U0001f468\u200d\U0001f469\u200d\U0001f467 é e\u0301 日本",
+    "~",
+]
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS)
+def test_any_text_gets_through_unharmed(text: str, rendered: Callable[..., Path]) -> None:
+    project = rendered(
+        project_name=text, description=text, author_name=text, author_email="o'ada+x@exämple.com",
+        database="postgresql",
+    )  # fmt: skip
+
+    def read(name: str) -> str:
+        return (project / name).read_text(encoding="utf-8")
+
+    metadata = tomllib.loads(read("pyproject.toml"))["project"]
+    assert metadata["description"] == text
+    assert metadata["authors"] == [{"name": text, "email": "o'ada+x@exämple.com"}]
+    titles = [
+        keyword.value.value
+        for node in ast.walk(ast.parse(read("app/main.py")))
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "title" and isinstance(keyword.value, ast.Constant)
+    ]
+    assert titles == [text]
+    assert f"Copyright (c) {text}\n" in read("LICENSE")
+    assert unescaped(read("README.md").splitlines()[0]) == f"# {text}"
+    assert unescaped(read("README.md").splitlines()[2]) == text
+    answers = yaml.safe_load(read(".copier-answers.yml"))
+    assert (answers["project_name"], answers["description"]) == (text, text)
+    compose: Any = yaml.safe_load(read("compose.yaml"))
+    assert compose["services"]["database"]["environment"]["POSTGRES_DB"] == metadata["name"]
+    formatted = run("ruff", "format", "--check", project, cwd=project)
+    assert "app/main.py" not in formatted.stdout.replace("\\", "/")
+
+
+def unescaped(markdown: str) -> str:
+    """Read Markdown as CommonMark does: a backslash before punctuation is not shown."""
+    shown = ""
+    characters = iter(markdown)
+    for character in characters:
+        if character == "\\":
+            following = next(characters, "")
+            shown += following if following in "\\`*_{}[]()<>#+-.!|~&$=" else character + following
+        else:
+            shown += character
+    return shown
+
+
+@pytest.mark.parametrize("version", COPIER_YML["python_version"]["choices"])
+def test_the_oldest_python_is_the_same_everywhere(
+    version: str, rendered: Callable[..., Path]
+) -> None:
+    supported = [each for each in ("3.11", "3.12", "3.13") if each >= version]
+    github = rendered(python_version=version)
+    gitlab = rendered(python_version=version, ci="gitlab")
+
+    metadata = tomllib.loads((github / "pyproject.toml").read_text())["project"]
+    prefix = "Programming Language :: Python :: "
+    assert metadata["requires-python"] == f">={version}"
+    assert [c.removeprefix(prefix) for c in metadata["classifiers"] if prefix in c] == supported
+    workflow = yaml.safe_load((github / ".github/workflows/ci.yml").read_text())
+    assert workflow["jobs"]["check"]["strategy"]["matrix"]["python"] == supported
+    pipeline = yaml.safe_load((gitlab / ".gitlab-ci.yml").read_text())
+    assert pipeline["check"]["parallel"]["matrix"] == [{"PYTHON": supported}]
+    assert (github / "Dockerfile").read_text().count(f"FROM python:{version}-slim") == 2
+
+
+@pytest.mark.parametrize("licence", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
+def test_the_licence_is_named_and_written_out(
+    licence: str, rendered: Callable[..., Path]
+) -> None:
+    project = rendered(license=licence, author_name="Ada Lovelace")
+    text = (project / "LICENSE").read_text(encoding="utf-8")
+    metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]
+    titles = {
+        "MIT": "MIT License",
+        "Apache-2.0": "Apache License",
+        "BSD-3-Clause": "BSD 3-Clause License",
+        "Proprietary": "All rights reserved",
+    }
+    assert titles[licence] in text
+    assert "Ada Lovelace" in text
+    assert "{{" not in text
+    assert metadata["license"] == licence.replace("Proprietary", "LicenseRef-Proprietary")
+
+
+def test_answers_are_kept_for_updates(rendered: Callable[..., Path]) -> None:
+    answers = yaml.safe_load((rendered(ci="none") / ".copier-answers.yml").read_text())
+    assert answers["ci"] == "none"
+    assert set(QUESTIONS) <= answers.keys()
+    assert json.dumps(answers)
