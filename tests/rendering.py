@@ -39,7 +39,9 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
     for role in ("AUTHOR", "COMMITTER"):
         patch.setenv(f"GIT_{role}_NAME", "Tests")
         patch.setenv(f"GIT_{role}_EMAIL", "tests@example.com")
-    patch.setenv("COPIER_SETTINGS_PATH", str(directory / "settings.yml"))
+    settings = directory / "settings.yml"
+    settings.write_text("{}\n", encoding="utf-8")
+    patch.setenv("COPIER_SETTINGS_PATH", str(settings))
     patch.setenv("COPIER_CACHE_DIR", str(directory / "cache"))
 
 

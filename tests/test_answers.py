@@ -131,7 +131,7 @@ ODD_TEXTS = [
     "back\\slash \\n \\u0041 \\",
     "{{ project_slug }} {% raw %} {# x #} }}",
     "${HOME} $(id) `id` %s %(here)s",
-    "# no: heading, - no [list](x) <b>&amp;</b>",
+    "# no: heading [list](x) <b>&amp;</b>",
     "- 1. 'no' *list*",
     "12. no list either",
     "yes",
