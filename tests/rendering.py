@@ -83,7 +83,9 @@ def take_snapshot(directory: Path) -> Path:
         if name and (ROOT / name).exists():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, directory / name)
-    commit_all(directory, "Snapshot")
+    git("init", "--quiet", "--initial-branch=main", cwd=directory)
+    git("add", "--all", "--force", cwd=directory)  # template/.gitignore is for the rendered projects
+    git("commit", "--quiet", "--message", "Snapshot", cwd=directory)
     git("tag", "v999.0.0", cwd=directory)
     return directory
 
