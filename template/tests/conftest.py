@@ -1,6 +1,8 @@
 """The fixtures that every test can ask for. Add your own to tests/fixtures.py."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -11,8 +13,11 @@ from app.settings import Settings
 from tests.harness.asgi import IsolatedApp, RunningApp, running
 from tests.harness.databases import TestDatabases
 from tests.harness.isolation import Isolation, OwnDatabase, RolledBack
+from tests.harness.live_server import serve
 from tests.harness.transaction import rolled_back_transaction
 from tests.http_client import ASGIWebSocketTransport, AsyncClient
+
+MakeClient = Callable[..., Awaitable[AsyncClient]]
 
 pytest_plugins = ["tests.harness.plugin", "tests.fixtures"]
 
@@ -67,10 +72,39 @@ async def db_session(isolation: Isolation) -> AsyncIterator[AsyncSession]:
 
 
 @pytest.fixture
-async def client(
+async def make_client(
     app: FastAPI, running_app: RunningApp, isolation: Isolation
-) -> AsyncIterator[AsyncClient]:
-    """A client of the application, without a socket; errors that it does not handle are raised."""
-    transport = ASGIWebSocketTransport(IsolatedApp(running_app, isolation))
-    async with AsyncClient(transport=transport, base_url="http://test") as client:
-        yield client
+) -> AsyncIterator[MakeClient]:
+    """Makes more clients: with other headers, a login, or `raise_app_exceptions=False`."""
+    asgi_app = IsolatedApp(running_app, isolation)
+    async with AsyncExitStack() as clients:
+
+        async def make(*, raise_app_exceptions: bool = True, **options: Any) -> AsyncClient:
+            transport = ASGIWebSocketTransport(
+                app=asgi_app, raise_app_exceptions=raise_app_exceptions
+            )
+            client = AsyncClient(transport=transport, base_url="http://test", **options)
+            return await clients.enter_async_context(client)
+
+        yield make
+
+
+@pytest.fixture
+async def client(make_client: MakeClient) -> AsyncClient:
+    """A client of the application over ASGI: no socket, the test's own loop.
+
+    What the application raises and does not handle is raised in the test.
+    """
+    return await make_client()
+
+
+@pytest.fixture
+async def live_server(
+    app: FastAPI, running_app: RunningApp, isolation: Isolation
+) -> AsyncIterator[str]:
+    """The URL of the application on a port of its own, served in the test's loop.
+
+    For what needs a socket: streams without an end, clients that go away, other programs.
+    """
+    async with serve(IsolatedApp(running_app, isolation, endless_streams=True)) as url:
+        yield url

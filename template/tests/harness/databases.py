@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.database import create_engine
 
-ALEMBIC_CONFIG = Path(__file__).parents[2] / "pyproject.toml"
+ROOT = Path(__file__).parents[2]
 # The workers of one run of pytest-xdist share the id.
 RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:8]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
@@ -66,7 +66,7 @@ async def migrate(engine: AsyncEngine) -> None:
     """Bring the database of `engine` to the newest revision."""
 
     def upgrade(connection: Connection) -> None:
-        config = Config(toml_file=ALEMBIC_CONFIG, attributes={"connection": connection})
+        config = Config(toml_file=ROOT / "pyproject.toml", attributes={"connection": connection})
         command.upgrade(config, "head")
 
     async with engine.begin() as connection:

@@ -5,7 +5,6 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 from anyio import CancelScope
@@ -15,9 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState
 
 from tests.harness.transaction import SavepointSession, TestTransaction
-
-inside_request: ContextVar[bool] = ContextVar("inside_request", default=False)
-
+from tests.harness.turns import Participant, served
 
 class Isolation(ABC):
     """How a test is kept apart from the others."""
@@ -26,8 +23,8 @@ class Isolation(ABC):
     """What a session factory needs to work inside the test's database or transaction."""
 
     @abstractmethod
-    def request(self) -> AbstractAsyncContextManager[None]:
-        """Surround one HTTP request."""
+    def request(self, who: Participant) -> AbstractAsyncContextManager[None]:
+        """Surround one HTTP request, which is `who`."""
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
@@ -53,64 +50,67 @@ class RolledBack(Isolation):
     """One transaction for the whole test; requests enter it one at a time."""
 
     def __init__(self, transaction: TestTransaction) -> None:
-        self.transaction = transaction
         self.session_options = transaction.session_options
-        self._turn = asyncio.Lock()
+        self._transaction = transaction
+        self._turns = transaction.turns
         self._session: AsyncSession | None = None
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """Give the test's own session, which each request finds committed and leaves up to date."""
+        """Give the test's own session, which is up to date after each request."""
         async with super().session() as self._session:
             yield self._session
+        self._session = None
 
     @asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
-        """Wait for the request's turn.
+    async def request(self, who: Participant) -> AsyncIterator[None]:
+        """Give `who` a turn that lasts as long as the request, its background tasks included.
 
-        The lock is around whole requests: around sessions, a background task would wait for
-        its own request. Raises AssertionError when the test has not committed what it wrote.
+        Raises AssertionError when the test has written something and not committed it.
         """
-        if inside_request.get():  # the application calls itself: the turn is its own
-            yield
-            return
-        async with self._turn:
-            await self._finish_reading()
-            try:
-                yield
-            finally:
-                with CancelScope(shield=True):  # a request that timed out has to be cleared up too
-                    await sessions_closed()
-                    await self._reload()
-
-    async def _finish_reading(self) -> None:
-        session = self._session
-        if session is not None:
-            assert isinstance(session.sync_session, SavepointSession)
-            unflushed = [*session.new, *session.deleted, *filter(session.is_modified, session.dirty)]
-            if not unflushed and not session.sync_session.has_pending_writes:
-                await session.commit()  # ends the savepoint of what it read
-        if self.transaction.pending_writes or (session is not None and unflushed):
+        if self._test_has_uncommitted_writes():
             raise AssertionError(
                 "A request starts while the test has written something that is not committed, "
                 "which the application could not see in production. "
                 "Call `await db_session.commit()` before the request."
             )
+        await self._turns.begin(who)
+        self._turns.engage(who)
+        try:
+            yield
+        finally:
+            with CancelScope(shield=True):  # what was cancelled has to be cleared up, too
+                await sessions_closed()
+                await self._reload(who)
+            self._turns.disengage(who)
 
-    async def _reload(self) -> None:
+    def _test_has_uncommitted_writes(self) -> bool:
+        sessions = {s for s in self._transaction.open_sessions if s.opened_by is self._turns.test}
         if self._session is not None:
+            assert isinstance(self._session.sync_session, SavepointSession)
+            sessions.add(self._session.sync_session)
+        return not all(session.is_clean for session in sessions)
+
+    async def _reload(self, who: Participant) -> None:
+        if self._session is None or not self._session.identity_map:
+            return
+        token = served.set(who)
+        try:
             await reload_known_objects(self._session)
             await self._session.commit()
+        finally:
+            served.reset(token)
 
 
 class OwnDatabase(Isolation):
     """A database for the test alone: real commits, a real pool, requests side by side."""
 
     def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
         self.session_options = {"bind": engine}
 
     @asynccontextmanager
-    async def request(self) -> AsyncIterator[None]:
+    async def request(self, who: Participant) -> AsyncIterator[None]:
         """Do nothing: the database itself keeps requests apart."""
         yield
 

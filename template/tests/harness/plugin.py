@@ -5,7 +5,7 @@ import functools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractAsyncContextManager, ExitStack
-from inspect import isasyncgenfunction, iscoroutinefunction
+from inspect import isasyncgenfunction, iscoroutine, iscoroutinefunction
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +73,16 @@ def open_databases(kind: str, directory: Path) -> AbstractAsyncContextManager[Te
 class RefusedItem(pytest.Item):
     """A test that cannot work: it fails with the reason, without setting anything up."""
 
+    refused: pytest.Function
     reason: str
 
     def runtest(self) -> None:
+        """Fail with the reason."""
         pytest.fail(self.reason, pytrace=False)
+
+    def reportinfo(self) -> tuple[os.PathLike[str] | str, int | None, str]:
+        """Say where the test is."""
+        return self.refused.reportinfo()
 
 
 @pytest.hookimpl(trylast=True)
@@ -87,26 +93,30 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     https://github.com/pytest-dev/pytest/issues/14800
     """
     for index, item in enumerate(items):
-        if isinstance(item, pytest.Function) and not iscoroutinefunction(item.function):
-            names = async_fixtures(item)
-            if names:
-                refused = RefusedItem.from_parent(item.parent, name=item.name)
-                refused.reason = (
-                    f"{item.name} is a plain function but asks for the async "
-                    f"fixture {', '.join(names)}, which needs a running event loop. "
-                    f"Write `async def {item.originalname}`."
-                )
-                items[index] = refused
+        if not isinstance(item, pytest.Function) or iscoroutinefunction(item.function):
+            continue
+        if fixtures := async_fixtures(item):
+            refused = RefusedItem.from_parent(item.parent, name=item.name)
+            refused.refused = item
+            refused.reason = (
+                f"{item.originalname} is a plain function, but its fixture {fixtures[0]!r} is async "
+                f"and needs the event loop. Write `async def {item.originalname}`."
+            )
+            items[index] = refused
 
 
 def async_fixtures(item: pytest.Function) -> list[str]:
-    """Name the async fixtures that a test asks for, directly or through others."""
-    return [
-        name
-        for name in item.fixturenames
-        for fixture in item._fixtureinfo.name2fixturedefs.get(name, ())[-1:]
-        if iscoroutinefunction(fixture.func) or isasyncgenfunction(fixture.func)
-    ]
+    """Name the async fixtures that a test asks for, itself or through others."""
+    definitions = item._fixtureinfo.name2fixturedefs
+    names = list(item._fixtureinfo.argnames)
+    names += [name for mark in item.iter_markers("usefixtures") for name in mark.args]
+    found = []
+    for name in names:  # which grows
+        for definition in definitions.get(name, ())[-1:]:
+            names += [argument for argument in definition.argnames if argument not in names]
+            if iscoroutinefunction(definition.func) or isasyncgenfunction(definition.func):
+                found.append(name)
+    return found
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -114,7 +124,11 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """Let an async test fail in its own time: when it hangs, and for the tasks it leaves."""
     if iscoroutinefunction(pyfuncitem.obj) and pyfuncitem.funcargs.get("anyio_backend") == "asyncio":
         pyfuncitem.obj = watched(pyfuncitem.obj, time_limit(pyfuncitem))
-    return (yield)
+    try:
+        return (yield)
+    except TimeoutError:  # leave pytest the time to report it
+        pyfuncitem.ihook.pytest_timeout_cancel_timer(item=pyfuncitem)
+        raise
 
 
 def time_limit(item: pytest.Function) -> float | None:
@@ -154,6 +168,10 @@ async def cancel_stray_tasks(before: set[asyncio.Task[Any]]) -> list[str]:
         return []
     await asyncio.sleep(0)
     stray = asyncio.all_tasks() - before
+    generators = {task for task in stray if not iscoroutine(task.get_coro())}
+    if generators:  # abandoned half-way, which the event loop is closing
+        await asyncio.wait(generators)
+        stray -= generators
     for task in stray:
         task.cancel()
     await asyncio.gather(*stray, return_exceptions=True)

@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL, make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.harness.databases import RUN_ID, WORKER, migrate, open_engine
 
-# A second connection waits this long, in milliseconds, for a test's locks.
-OPTIONS = {"connect_args": {"server_settings": {"lock_timeout": "2000"}}}
+# A second connection waits this long, in milliseconds, for the locks of a test.
+LOCK_TIMEOUT = {"server_settings": {"lock_timeout": "1000"}}
 
 
 @dataclass(frozen=True)
@@ -28,23 +29,23 @@ class PostgresDatabases:
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[AsyncEngine]:
         """Give an engine on the database that the worker's tests share."""
-        async with self._copy(WORKER) as engine:
+        async with self._copy(WORKER, connect_args=LOCK_TIMEOUT) as engine:
             yield engine
 
     @asynccontextmanager
     async def copy(self) -> AsyncIterator[AsyncEngine]:
         """Give an engine on a database of its own; drop the database afterwards."""
-        async with self._copy(uuid.uuid4().hex) as engine:
+        async with self._copy(uuid.uuid4().hex[:12]) as engine:
             yield engine
 
     @asynccontextmanager
-    async def _copy(self, name: str) -> AsyncIterator[AsyncEngine]:
-        database = f"{self.template.database}_{name}"[:63]
+    async def _copy(self, suffix: str, **options: Any) -> AsyncIterator[AsyncEngine]:
+        database = f"{self.template.database}_{suffix}"
         await self.admin.execute(
             text(f'CREATE DATABASE "{database}" TEMPLATE "{self.template.database}"')
         )
         try:
-            async with open_engine(self.template.set(database=database), **OPTIONS) as engine:
+            async with open_engine(self.template.set(database=database), **options) as engine:
                 yield engine
         finally:
             await self.admin.execute(text(f'DROP DATABASE "{database}" WITH (FORCE)'))

@@ -6,14 +6,15 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from tests.harness.databases import RUN_ID, WORKER, is_in_memory, migrate, open_engine
 
-# A second connection waits this long, in seconds, for a test's locks.
-OPTIONS = {"connect_args": {"timeout": 1}}
+# A second connection waits this long, in seconds, for the locks of a test.
+LOCK_TIMEOUT = {"timeout": 1}
 
 
 @dataclass(frozen=True)
@@ -31,15 +32,21 @@ class SqliteDatabases:
                 await migrate(engine)
                 yield engine
         else:
-            async with self.copy() as engine:
+            async with self._copy(connect_args=LOCK_TIMEOUT) as engine:
                 yield engine
 
     @asynccontextmanager
     async def copy(self) -> AsyncIterator[AsyncEngine]:
         """Give an engine on a database of its own; delete the file afterwards."""
-        with deleted_afterwards(self.template.with_stem(f"{self.template.stem}_{uuid.uuid4().hex}")) as file:
-            shutil.copy(self.template, file)
-            async with open_engine(file_url(file), **OPTIONS) as engine:
+        async with self._copy() as engine:
+            yield engine
+
+    @asynccontextmanager
+    async def _copy(self, **options: Any) -> AsyncIterator[AsyncEngine]:
+        copy = self.template.with_stem(f"{self.template.stem}_{uuid.uuid4().hex}")
+        with deleted_afterwards(copy):
+            shutil.copy(self.template, copy)
+            async with open_engine(file_url(copy), **options) as engine:
                 yield engine
 
 

@@ -3,26 +3,31 @@
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, NestedTransaction, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from tests.harness.turns import Participant, Turns, served
 
 READS = re.compile(r"\s*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE|ROLLBACK TO)\b", re.I)
 WITH = re.compile(r"\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b)", re.I | re.S)
 ENDS_TRANSACTION = re.compile(r"\s*(COMMIT|END|ABORT|ROLLBACK(?! TO\b))\b", re.I)
 
 
-@dataclass(eq=False)
 class TestTransaction:
     """The one transaction that a test, its requests and their background tasks share."""
 
     __test__ = False  # for pytest: not a class of tests
 
-    connection: AsyncConnection
-    pending_writes: int = 0  # statements whose effect no session has committed
+    def __init__(self, connection: AsyncConnection) -> None:
+        self.connection = connection
+        self.turns = Turns(self.end_idle_reads)
+        self.open_sessions: list[SavepointSession] = []
+        self.pending_writes = 0  # statements whose effect no session has committed
+        self.executing = False
 
     @property
     def session_options(self) -> dict[str, Any]:
@@ -34,19 +39,30 @@ class TestTransaction:
             "info": {"transaction": self},
         }
 
+    async def end_idle_reads(self) -> None:
+        """End the transactions that have only read and are idle: they hold a turn for nothing."""
+        while self.open_sessions and not self.executing and self.open_sessions[-1].is_clean:
+            await greenlet_spawn(self.open_sessions[-1].commit)
+
+    def before_savepoint(self, *_: object) -> None:
+        """Wait for the turn, called from within a session's greenlet."""
+        await_only(self.turns.begin(served.get() or self.turns.test))
+
     def before_execute(self, _c: object, _cursor: object, statement: str, *_: object) -> None:
         """Count each statement, and refuse one that would end the transaction."""
         if ENDS_TRANSACTION.match(statement):
             self.refuse_end()
+        self.executing = True
         self.pending_writes += 1
 
     def after_execute(self, _c: object, _cursor: object, statement: str, *_: object) -> None:
         """Take back the count of a statement that only read. One that failed stays counted."""
+        self.executing = False
         if READS.match(statement) or WITH.match(statement):
             self.pending_writes -= 1
 
     def refuse_end(self, *_: object) -> None:
-        """Raise AssertionError: committing here would write into the next test's database."""
+        """Raise AssertionError: a commit here would write into the next test's database."""
         raise AssertionError(
             "The connection's transaction belongs to the test and was about to be ended. "
             "Commit the session instead, or mark the test with @pytest.mark.own_database."
@@ -62,46 +78,65 @@ class SavepointSession(Session):
     """
 
     savepoint: NestedTransaction | None = None
-    writes_before: int = 0
+    writes_before: int
+    opened_by: Participant
+
+    @property
+    def transaction(self) -> TestTransaction:
+        """The transaction that the session works in."""
+        transaction: TestTransaction = self.info["transaction"]
+        return transaction
 
     @property
     def has_pending_writes(self) -> bool:
         """Whether there is something in the database that a rollback would undo."""
-        transaction: TestTransaction = self.info["transaction"]
-        return self.savepoint is not None and transaction.pending_writes > self.writes_before
+        return self.savepoint is not None and self.transaction.pending_writes > self.writes_before
 
-    def release_if_clean(self) -> None:
-        """Release the savepoint, unless there is something to undo."""
+    @property
+    def is_clean(self) -> bool:
+        """Whether neither the database nor the session holds anything to commit."""
+        unflushed = self.new or self.deleted or any(map(self.is_modified, self.dirty))
+        return not unflushed and not self.has_pending_writes
+
+    def release_if_nothing_to_undo(self) -> None:
+        """Release the savepoint, unless the session has written."""
         if self.savepoint is not None and self.savepoint.is_active and not self.has_pending_writes:
             self.savepoint.commit()
 
     def rollback(self) -> None:
         """Undo what the session did since its last commit."""
-        self.release_if_clean()
+        self.release_if_nothing_to_undo()
         super().rollback()
 
     def close(self) -> None:
         """Let go of all objects, undo what was not committed."""
-        self.release_if_clean()
+        self.release_if_nothing_to_undo()
         super().close()
 
 
 @event.listens_for(SavepointSession, "after_begin")
-def remember_savepoint(
+def session_begins(
     session: SavepointSession, transaction: SessionTransaction, connection: Connection
 ) -> None:
     """Note where the session's transaction begins."""
     if transaction.parent is None:
         session.savepoint = connection.get_nested_transaction()
-        session.writes_before = session.info["transaction"].pending_writes
+        session.writes_before = session.transaction.pending_writes
+        session.transaction.open_sessions.append(session)
+        turns = session.transaction.turns
+        assert turns.current is not None
+        session.opened_by = turns.current
+        turns.engage(session.opened_by)
 
 
 @event.listens_for(SavepointSession, "after_transaction_end")
-def forget_savepoint(session: SavepointSession, transaction: SessionTransaction) -> None:
-    """Note that the session's writes are committed, or undone."""
+def session_ends(session: SavepointSession, transaction: SessionTransaction) -> None:
+    """Note that what the session wrote is committed, or undone."""
     if transaction.parent is None and session.savepoint is not None:
-        session.info["transaction"].pending_writes = session.writes_before
         session.savepoint = None
+        session.transaction.pending_writes = session.writes_before
+        session.transaction.open_sessions.remove(session)
+        session.transaction.turns.disengage(session.opened_by)
 
 
 @asynccontextmanager
@@ -111,6 +146,7 @@ async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[TestTran
         outermost = await connection.begin()
         transaction = TestTransaction(connection)
         listeners = {
+            "savepoint": transaction.before_savepoint,
             "before_cursor_execute": transaction.before_execute,
             "after_cursor_execute": transaction.after_execute,
             "commit": transaction.refuse_end,
@@ -120,7 +156,8 @@ async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[TestTran
             event.listen(connection.sync_connection, name, listener)
         try:
             yield transaction
-            if engine.dialect.name == "postgresql":  # deferred constraints wait for a commit
+            if engine.dialect.name == "postgresql" and outermost.is_active:
+                # Deferred constraints wait for a commit, and here there is none.
                 await connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
         finally:
             for name, listener in listeners.items():

@@ -1,0 +1,47 @@
+"""Taking turns: savepoints on one connection have to be nested, so one works at a time."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+
+
+class Participant:
+    """Who works in a test's transaction: the test itself, a request, a WebSocket."""
+
+    def __init__(self) -> None:
+        self.engagements = 0  # the request as a whole, and each transaction of a session
+
+
+served: ContextVar[Participant | None] = ContextVar("served", default=None)
+"""The request or WebSocket that the running code serves; None in the test itself."""
+
+
+class Turns:
+    """Lets one participant work at a time; what it begins within its turn may be nested."""
+
+    def __init__(self, make_room: Callable[[], Awaitable[None]]) -> None:
+        """`make_room` is awaited when somebody has to wait, and may end the current turn."""
+        self.test = Participant()
+        self.current: Participant | None = None
+        self._make_room = make_room
+        self._free = asyncio.Event()
+
+    async def begin(self, who: Participant) -> None:
+        """Wait until nobody but `who` is at work."""
+        while self.current not in {None, who}:
+            await self._make_room()
+            if self.current not in {None, who}:
+                self._free.clear()
+                await self._free.wait()
+        self.current = who
+
+    def engage(self, who: Participant) -> None:
+        """Keep the turn until `who` has disengaged as often as it has engaged."""
+        who.engagements += 1
+
+    def disengage(self, who: Participant) -> None:
+        """Pass the turn on, if this was the last that `who` kept it for."""
+        who.engagements -= 1
+        if who.engagements == 0 and self.current is who:
+            self.current = None
+            self._free.set()

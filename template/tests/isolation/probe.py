@@ -1,0 +1,214 @@
+"""A small application that does all that makes isolation leak."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Annotated
+
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request, WebSocket
+from fastapi.responses import StreamingResponse
+from sqlalchemy import ForeignKey, Integer, String, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from app.core.database import SessionFactoryDep, get_session
+
+# Open until the response is sent, unlike SessionDep: the harder case for background tasks.
+LongSession = Annotated[AsyncSession, Depends(get_session)]
+SessionFactory = async_sessionmaker[AsyncSession]
+
+tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
+hanging = asyncio.Event()
+router = APIRouter(prefix="/probe")
+
+
+class ProbeBase(DeclarativeBase):
+    """Apart from the service's own models, so that no migration knows the table."""
+
+
+class Note(ProbeBase):
+    """A row to leak."""
+
+    __tablename__ = "isolation_probe_notes"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), unique=True)
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("isolation_probe_notes.id"))
+    later_parent_id: Mapped[int | None] = mapped_column(
+        ForeignKey("isolation_probe_notes.id", deferrable=True, initially="DEFERRED")
+    )
+
+
+def greeter() -> str:
+    """A dependency to override."""
+    return "the real one"
+
+
+async def save(factory: SessionFactory, name: str) -> None:
+    """Commit a note in a session of its own."""
+    async with factory() as session:
+        session.add(Note(name=name))
+        await session.commit()
+
+
+@router.get("/notes")
+async def list_notes(session: LongSession) -> list[str]:
+    return list(await session.scalars(select(Note.name).order_by(Note.id)))
+
+
+@router.post("/notes/{name}")
+async def create_note(
+    name: str,
+    session: LongSession,
+    factory: SessionFactoryDep,
+    tasks: BackgroundTasks,
+    in_background: str | None = None,
+) -> str:
+    note = Note(name=name)
+    session.add(note)
+    try:
+        await session.commit()
+    except IntegrityError as error:
+        await session.rollback()
+        raise HTTPException(409) from error
+    await session.refresh(note)  # begins a transaction that stays open
+    if in_background:
+        tasks.add_task(save, factory, in_background)
+    return note.name
+
+
+@router.post("/notes/{name}/or/{other}")
+async def create_note_or_other(name: str, other: str, session: LongSession) -> str:
+    session.add(Note(name=name))
+    try:
+        await session.commit()
+    except IntegrityError:
+        await session.rollback()
+        session.add(Note(name=other))
+        await session.commit()
+        return other
+    return name
+
+
+@router.post("/undone/{name}")
+async def write_and_roll_back(name: str, session: LongSession) -> None:
+    session.add(Note(name=name))
+    await session.flush()
+    await session.rollback()
+
+
+@router.post("/orphan")
+async def create_orphan(session: LongSession) -> None:
+    session.add(Note(name="orphan", parent_id=0))
+    await session.commit()
+
+
+@router.post("/renamed/{name}/{new_name}")
+async def rename(name: str, new_name: str, session: LongSession) -> None:
+    note = (await session.scalars(select(Note).where(Note.name == name))).one()
+    note.name = new_name
+    await session.commit()
+
+
+@router.delete("/notes/{name}")
+async def delete_note(name: str, session: LongSession) -> None:
+    note = (await session.scalars(select(Note).where(Note.name == name))).one()
+    await session.delete(note)
+    await session.commit()
+
+
+@router.post("/forgotten/orm")
+async def forget_commit(session: LongSession) -> None:
+    session.add(Note(name="forgotten"))
+    await session.flush()
+
+
+@router.post("/forgotten/core")
+async def forget_commit_of_statement(session: LongSession) -> None:
+    await session.execute(insert(Note).values(name="forgotten"))
+
+
+@router.post("/forgotten/connection")
+async def forget_commit_of_connection(session: LongSession) -> None:
+    connection = await session.connection()
+    await connection.execute(insert(Note.__table__).values(name="forgotten"))
+
+
+@router.post("/connection/commit")
+async def commit_the_connection(session: LongSession) -> None:
+    connection = await session.connection()
+    await connection.execute(insert(Note.__table__).values(name="for good"))
+    await connection.commit()
+
+
+@router.post("/slow/{name}")
+async def create_slowly(name: str, factory: SessionFactoryDep) -> int:
+    async with factory() as session:
+        session.add(Note(name=name))
+        await session.flush()
+        await asyncio.sleep(0)
+        await session.commit()
+        return len((await session.scalars(select(Note))).all())
+
+
+@router.post("/hang")
+async def write_and_hang(session: LongSession) -> None:
+    session.add(Note(name="never"))
+    await session.flush()
+    hanging.set()
+    await asyncio.Event().wait()
+
+
+@router.get("/stream/{count}")
+async def stream(count: int, factory: SessionFactoryDep) -> StreamingResponse:
+    async def lines() -> AsyncIterator[str]:
+        for number in range(count):
+            await save(factory, f"line {number}")
+            yield f"line {number}\n"
+
+    return StreamingResponse(lines())
+
+
+@router.websocket("/socket")
+async def socket(websocket: WebSocket, factory: SessionFactoryDep) -> None:
+    await websocket.accept()
+    async for name in websocket.iter_text():
+        await save(factory, name)
+        await websocket.send_text(f"saved {name}")
+
+
+@router.post("/endless")
+async def endless(factory: SessionFactoryDep) -> StreamingResponse:
+    async def ticks() -> AsyncIterator[str]:
+        while True:
+            async with factory() as session:
+                names = await session.scalars(select(Note.name))
+                yield ",".join(names) + "\n"
+            await asyncio.sleep(0.01)
+
+    return StreamingResponse(ticks())
+
+
+@router.get("/tenant/{name}")
+async def set_tenant(name: str) -> str:
+    before = tenant.get()
+    tenant.set(name)
+    return before
+
+
+@router.get("/greeting")
+async def greet(greeting: Annotated[str, Depends(greeter)]) -> str:
+    return greeting
+
+
+@router.get("/me")
+async def me(request: Request) -> str:
+    return request.headers["x-user"]
+
+
+@router.get("/visits")
+async def count_visits(request: Request) -> int:
+    request.state.visits += 1
+    visits: int = request.state.visits
+    return visits
