@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from app.main import create_app
 from app.settings import Settings
 from tests.harness.asgi import IsolatedApp, RunningApp, running
-from tests.harness.databases import TestDatabases
+from tests.harness.databases import Databases
 from tests.harness.isolation import Isolation, OwnDatabase, RolledBack
 from tests.harness.live_server import serve
 from tests.harness.transaction import rolled_back_transaction
@@ -29,7 +29,7 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session")
-async def db_engine(databases: TestDatabases) -> AsyncIterator[AsyncEngine]:
+async def db_engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
     """The engine on the test database, migrated to head; each worker has its own."""
     async with databases.shared() as engine:
         yield engine
@@ -46,7 +46,7 @@ async def running_app(db_engine: AsyncEngine, settings: Settings) -> AsyncIterat
 
 @pytest.fixture
 async def isolation(
-    request: pytest.FixtureRequest, databases: TestDatabases, db_engine: AsyncEngine
+    request: pytest.FixtureRequest, databases: Databases, db_engine: AsyncEngine
 ) -> AsyncIterator[Isolation]:
     """A transaction that is rolled back; marked with `own_database`, a database to itself."""
     if request.node.get_closest_marker("own_database"):

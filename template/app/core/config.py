@@ -16,14 +16,16 @@ PLACEHOLDER = "change-me"
 
 
 def require_async_driver(url: str) -> str:
-    """Return `url` unchanged; raise ValueError unless it names an asyncio driver."""
+    """Return `url` unchanged; raise ValueError unless its driver is installed and for asyncio."""
     try:
-        is_async = make_url(url).get_dialect().is_async
-    except (ArgumentError, NoSuchModuleError, ValueError):
+        dialect = make_url(url).get_dialect()
+        dialect.import_dbapi()
+        is_async = dialect.is_async
+    except (ArgumentError, NoSuchModuleError, ImportError, ValueError):
         is_async = False
     if not is_async:
         raise ValueError(
-            "should be a URL with an asyncio driver, such as "
+            "should be a URL with an asyncio driver that is installed, such as "
             "sqlite+aiosqlite:///./app.db or postgresql+asyncpg://user:password@host/name"
         )
     return url

@@ -1,13 +1,18 @@
 """The database: base class of the models, engine, and the session of a request."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
-from sqlalchemy import Connection, DateTime, Dialect, MetaData, TypeDecorator, event
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, TypeDecorator, event
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
 from sqlalchemy.orm import DeclarativeBase
 
 
@@ -44,20 +49,24 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcDateTime}
+    type_annotation_map: ClassVar = {datetime: UtcDateTime}
 
 
 def create_engine(url: str, **options: Any) -> AsyncEngine:
     """Make the engine for `url`, an SQLAlchemy URL; `options` go to create_async_engine."""
     engine = create_async_engine(url, pool_pre_ping=True, **options)
-    if engine.dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "connect", set_up_sqlite_connection)
-        event.listen(engine.sync_engine, "begin", begin_sqlite_transaction)
+    add_listeners(engine.sync_engine)
     return engine
 
 
+def add_listeners(engine: Engine) -> None:
+    """Teach `engine` what its database needs."""
+    for name, listener in LISTENERS.get(engine.dialect.name, {}).items():
+        event.listen(engine, name, listener)
+
+
 def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
-    """Enforce foreign keys, let readers and a writer work side by side."""
+    """Enforce foreign keys, let readers work beside a writer."""
     # The driver's own transaction control begins too late for SAVEPOINT and DDL:
     # https://docs.sqlalchemy.org/en/21/dialects/sqlite.html#sqlite-transactions
     dbapi_connection.isolation_level = None
@@ -71,6 +80,11 @@ def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
 def begin_sqlite_transaction(connection: Connection) -> None:
     """Begin for real, what the driver no longer does."""
     connection.exec_driver_sql("BEGIN")
+
+
+LISTENERS: dict[str, dict[str, Callable[..., None]]] = {
+    "sqlite": {"connect": set_up_sqlite_connection, "begin": begin_sqlite_transaction}
+}
 
 
 def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
@@ -94,7 +108,7 @@ SessionFactoryDep = Annotated[async_sessionmaker[AsyncSession], Depends(get_sess
 
 
 async def get_session(factory: SessionFactoryDep) -> AsyncIterator[AsyncSession]:
-    """Yield the request's session. What is not committed when the endpoint returns is rolled back."""
+    """Yield the request's session; what the endpoint does not commit is rolled back."""
     async with factory() as session:
         yield session
 

@@ -31,7 +31,9 @@ async def livez() -> Health:
 
 @router.get(
     "/readyz",
-    responses={status.HTTP_503_SERVICE_UNAVAILABLE: {"description": "The database does not answer"}},
+    responses={
+        status.HTTP_503_SERVICE_UNAVAILABLE: {"description": "The database does not answer"}
+    },
 )
 async def readyz(factory: SessionFactoryDep) -> Health:
     """Answer 200 when the database answers, 503 when it does not."""
@@ -39,7 +41,7 @@ async def readyz(factory: SessionFactoryDep) -> Health:
         async with asyncio.timeout(DATABASE_TIMEOUT), factory() as session:
             await session.execute(text("SELECT 1"))
     except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
-        logger.warning("Not ready: %s", error or type(error).__name__)
+        logger.warning("Not ready: %s", repr(error))
         raise HTTPException(
             status.HTTP_503_SERVICE_UNAVAILABLE, "The database does not answer"
         ) from error

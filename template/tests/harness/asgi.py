@@ -58,9 +58,7 @@ class IsolatedApp:
         else:
             await self._serve(who, scope, receive, send)
 
-    async def _serve(
-        self, who: Participant, scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    async def _serve(self, who: Participant, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve in a task of its own, as a server does, so that no context variable gets out."""
         error: Exception | None = None
 
@@ -69,7 +67,7 @@ class IsolatedApp:
             served.set(who)
             try:
                 await self.running.app(scope, receive, send)
-            except Exception as raised:  # which the task group would wrap
+            except Exception as raised:  # noqa: BLE001 (the task group would wrap it)
                 error = raised
 
         caller = asyncio.current_task()

@@ -22,10 +22,8 @@ RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:8]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 
 
-class TestDatabases(Protocol):
+class Databases(Protocol):
     """Databases at head, without rows, that belong to this worker of this run."""
-
-    __test__ = False  # for pytest: not a class of tests
 
     def shared(self) -> AbstractAsyncContextManager[AsyncEngine]:
         """Give an engine on the database that the worker's tests share."""

@@ -13,8 +13,9 @@ from sqlalchemy import event, inspect, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState
 
-from tests.harness.transaction import SavepointSession, TestTransaction
+from tests.harness.transaction import SavepointSession, SharedTransaction
 from tests.harness.turns import Participant, served
+
 
 class Isolation(ABC):
     """How a test is kept apart from the others."""
@@ -36,20 +37,22 @@ class Isolation(ABC):
 
     @contextmanager
     def installed(self, app: FastAPI) -> Iterator[None]:
-        """Make all sessions of `app` work in here; restore its overrides and state afterwards."""
+        """Make all sessions of `app` work in here; undo afterwards what a test did to `app`."""
         factory: async_sessionmaker[AsyncSession] = app.state.session_factory
         before = factory.kw, dict(app.dependency_overrides), dict(app.state._state)
+        routes = list(app.router.routes)
         factory.kw = {**factory.kw, **self.session_options}
         try:
             yield
         finally:
             factory.kw, app.dependency_overrides, app.state._state = before
+            app.router.routes[:] = routes
 
 
 class RolledBack(Isolation):
     """One transaction for the whole test; requests enter it one at a time."""
 
-    def __init__(self, transaction: TestTransaction) -> None:
+    def __init__(self, transaction: SharedTransaction) -> None:
         self.session_options = transaction.session_options
         self._transaction = transaction
         self._turns = transaction.turns

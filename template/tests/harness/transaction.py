@@ -1,7 +1,7 @@
 """Rollback per test: all sessions of application and test work inside one transaction."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,15 +12,13 @@ from sqlalchemy.util import await_only, greenlet_spawn
 
 from tests.harness.turns import Participant, Turns, served
 
-READS = re.compile(r"\s*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE|ROLLBACK TO)\b", re.I)
+READS = re.compile(r"\s*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE)\b", re.I)
 WITH = re.compile(r"\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b)", re.I | re.S)
 ENDS_TRANSACTION = re.compile(r"\s*(COMMIT|END|ABORT|ROLLBACK(?! TO\b))\b", re.I)
 
 
-class TestTransaction:
+class SharedTransaction:
     """The one transaction that a test, its requests and their background tasks share."""
-
-    __test__ = False  # for pytest: not a class of tests
 
     def __init__(self, connection: AsyncConnection) -> None:
         self.connection = connection
@@ -82,9 +80,9 @@ class SavepointSession(Session):
     opened_by: Participant
 
     @property
-    def transaction(self) -> TestTransaction:
+    def transaction(self) -> SharedTransaction:
         """The transaction that the session works in."""
-        transaction: TestTransaction = self.info["transaction"]
+        transaction: SharedTransaction = self.info["transaction"]
         return transaction
 
     @property
@@ -140,12 +138,12 @@ def session_ends(session: SavepointSession, transaction: SessionTransaction) -> 
 
 
 @asynccontextmanager
-async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[TestTransaction]:
+async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[SharedTransaction]:
     """Give a transaction in which nothing is for good."""
     async with engine.connect() as connection:
         outermost = await connection.begin()
-        transaction = TestTransaction(connection)
-        listeners = {
+        transaction = SharedTransaction(connection)
+        listeners: dict[str, Callable[..., None]] = {
             "savepoint": transaction.before_savepoint,
             "before_cursor_execute": transaction.before_execute,
             "after_cursor_execute": transaction.after_execute,

@@ -132,13 +132,13 @@ async def forget_commit_of_statement(session: LongSession) -> None:
 @router.post("/forgotten/connection")
 async def forget_commit_of_connection(session: LongSession) -> None:
     connection = await session.connection()
-    await connection.execute(insert(Note.__table__).values(name="forgotten"))
+    await connection.execute(insert(Note).values(name="forgotten"))
 
 
 @router.post("/connection/commit")
 async def commit_the_connection(session: LongSession) -> None:
     connection = await session.connection()
-    await connection.execute(insert(Note.__table__).values(name="for good"))
+    await connection.execute(insert(Note).values(name="for good"))
     await connection.commit()
 
 

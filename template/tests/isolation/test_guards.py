@@ -14,7 +14,7 @@ from tests.harness.databases import ROOT
 loops: set[int] = set()
 twice = pytest.mark.parametrize("run", [1, 2])
 
-FAULTY_TESTS = '''
+FAULTY_TESTS = """
 import asyncio
 
 import pytest
@@ -41,7 +41,7 @@ def test_sync(db_session):
 
 async def test_innocent(db_session):
     await asyncio.sleep(0.02)
-'''
+"""
 
 
 @twice

@@ -24,4 +24,5 @@ async def test_endless_stream_sees_the_rows_of_the_test_and_of_other_requests(
         await client.post("/probe/notes/posted")
         while await anext(lines) != "arranged,posted":
             pass
-    assert list(await db_session.scalars(select(Note.name).order_by(Note.id))) == ["arranged", "posted"]
+    names = await db_session.scalars(select(Note.name).order_by(Note.id))
+    assert names.all() == ["arranged", "posted"]

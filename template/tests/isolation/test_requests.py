@@ -52,7 +52,8 @@ async def test_overrides_are_gone_after_the_test(
 async def test_clients_of_two_users_stay_two_users(make_client: MakeClient) -> None:
     ada = await make_client(headers={"x-user": "ada"})
     bob = await make_client(headers={"x-user": "bob"})
-    assert [(await each.get("/probe/me")).json() for each in (ada, bob, ada)] == ["ada", "bob", "ada"]
+    users = [(await each.get("/probe/me")).json() for each in (ada, bob, ada)]
+    assert users == ["ada", "bob", "ada"]
 
 
 async def test_lifespan_state_is_each_request_s_own_copy(client: AsyncClient) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -134,4 +134,4 @@ async def test_second_connection_fails_fast_on_a_lock(
     async with asyncio.timeout(10):
         with pytest.raises(DBAPIError):
             async with db_engine.connect() as connection, connection.begin():
-                await connection.execute(Note.__table__.insert().values(name="a"))
+                await connection.execute(insert(Note).values(name="a"))
