@@ -1,0 +1,86 @@
+"""Start a server by a command, and stop it for certain."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+STARTS_WITHIN = 40.0
+STOPS_WITHIN = 20.0
+
+
+def free_port() -> int:
+    """Name a port that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server, which has answered once."""
+
+    process: subprocess.Popen[bytes]
+    url: str
+    log: Path
+
+    def stop(self) -> str:
+        """Ask it to end, wait until it has, and return what it said."""
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(STOPS_WITHIN)
+        return self.log.read_text(encoding="utf-8")
+
+
+@contextmanager
+def serving(
+    *command: str, cwd: Path, port: int, log: Path, env: Mapping[str, str]
+) -> Iterator[Server]:
+    """Run a server that listens on `port`. When the context ends, so do all of its processes."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(process, f"http://127.0.0.1:{port}", log)
+    try:
+        wait_for_answer(server)
+        yield server
+    finally:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)  # also what is left of its children
+        except ProcessLookupError:
+            pass
+        process.wait(STOPS_WITHIN)
+
+
+def wait_for_answer(server: Server) -> None:
+    """Return when the server answers. Raises AssertionError when it ends or takes too long."""
+    deadline = time.monotonic() + STARTS_WITHIN
+    while True:
+        try:
+            httpx.get(f"{server.url}/livez", timeout=2)
+            return
+        except httpx.TransportError:
+            log = server.log.read_text(encoding="utf-8")
+            assert server.process.poll() is None, log
+            assert time.monotonic() < deadline, log
+            time.sleep(0.1)
+
+
+def is_listening(port: int) -> bool:
+    """Say whether somebody listens on the port."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0

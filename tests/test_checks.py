@@ -1,0 +1,72 @@
+"""The one command that runs every check that CI runs."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+import yaml
+
+from tests.rendering import Project, git
+
+pytestmark = pytest.mark.xdist_group("core")
+
+
+@pytest.fixture
+def project(installed: Callable[[str], Project]) -> Iterator[Project]:
+    """A project to break: what a test has changed is undone."""
+    project = installed("core")
+    yield project
+    git("reset", "--quiet", "--hard", cwd=project.path)
+    git("clean", "--quiet", "--force", "-d", cwd=project.path)
+
+
+def test_it_passes(project: Project) -> None:
+    project.check("uv", "run", "poe", "check")
+
+
+def test_it_goes_on_to_the_last_check_and_fails_when_one_has(project: Project) -> None:
+    (project.path / "app/broken.py").write_text("import os\nx:str = 1\n", encoding="utf-8")
+    (project.path / "tests/test_broken.py").write_text("def test_no():\n    assert 0\n")
+    tasks = project.path / "poe_tasks.toml"
+    own = 'sequence = [{ cmd = "python -c \'print(6 * 7); raise SystemExit(3)\'" }]'
+    tasks.write_text(tasks.read_text().replace("sequence = []", own))
+
+    done = project.run("uv", "run", "poe", "check")
+
+    assert done.returncode != 0
+    last_line = done.stdout.splitlines()[-1]
+    for name in ("format", "lint", "types", "tests", "own"):
+        assert f"check-{name}" in last_line, done.stdout
+    assert "check-lock" not in last_line
+    assert "Would reformat: app/broken.py" in done.stdout
+    assert "F401" in done.stdout
+    assert "Incompatible types in assignment" in done.stdout
+    assert "test_no" in done.stdout
+    assert "42" in done.stdout.splitlines()
+
+
+def test_code_that_no_test_runs_is_a_failure(project: Project) -> None:
+    (project.path / "app/untested.py").write_text("WORDS = 1\n", encoding="utf-8")
+    done = project.run("uv", "run", "poe", "check-tests")
+    assert done.returncode != 0
+    assert "app/untested.py" in done.stdout.replace("\\", "/")
+
+
+def test_the_test_client_of_starlette_is_refused_with_the_reason(project: Project) -> None:
+    file = project.path / "tests/test_sync.py"
+    file.write_text("from fastapi.testclient import TestClient\n\nTestClient\n", encoding="utf-8")
+    done = project.run("uv", "run", "ruff", "check", "tests/test_sync.py")
+    assert done.returncode != 0
+    assert "starts a second event loop: use the `client` fixture" in done.stdout
+
+
+def test_format_repairs_what_can_be_repaired(project: Project) -> None:
+    file = project.path / "app/untidy.py"
+    file.write_text('"""Untidy."""\nimport os\nx = {  "a":1 }\n', encoding="utf-8")
+    project.check("uv", "run", "poe", "format")
+    assert file.read_text(encoding="utf-8") == '"""Untidy."""\n\nx = {"a": 1}\n'
+
+
+def test_ci_runs_it_and_nothing_else(project: Project, rendered: Callable[..., object]) -> None:
+    workflow = yaml.safe_load((project.path / ".github/workflows/ci.yml").read_text())
+    commands = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "run" in step]
+    assert commands == ["uv sync", "uv run poe check"]

@@ -1,0 +1,112 @@
+"""The real server, started as documented, on a migrated database."""
+
+import os
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.rendering import Project
+from tests.serving import Server, free_port, is_listening, serving
+
+PRODUCTION = {"ENVIRONMENT": "production", "SECRET_KEY": "a-key-that-nobody-else-knows-0123456789"}
+
+
+def use(server: Server, project: Project) -> None:
+    """Do what a first visitor does."""
+    with httpx.Client(base_url=server.url, timeout=20) as client:
+        assert client.get("/livez").status_code == 200
+        ready = client.get("/readyz")
+        assert ready.status_code == 200, ready.text
+        docs = client.get("/docs")
+        assert docs.status_code == 200
+        assert "swagger-ui" in docs.text
+        schema = client.get("/openapi.json").json()
+        assert schema["info"]["title"] == project.answers.get("project_name", "My Service")
+        if project.has_example:
+            use_example(client)
+        else:
+            assert set(schema["paths"]) == {"/livez", "/readyz"}
+
+
+def use_example(client: httpx.Client) -> None:
+    account = {"email": "ada@example.com", "password": "correct horse battery"}
+    assert client.post("/users", json=account).status_code == 201
+    assert client.post("/users", json=account).status_code == 409
+    form = {"username": account["email"], "password": account["password"]}
+    token = client.post("/token", data=form).json()["access_token"]
+    client.headers["authorization"] = f"Bearer {token}"
+    assert client.post("/items", json={"title": "A lamp"}).status_code == 201
+    assert [item["title"] for item in client.get("/items").json()["items"]] == ["A lamp"]
+
+
+@pytest.mark.parametrize("command", ["dev", "run"])
+def test_it_serves_a_migrated_database_and_stops_when_told(
+    command: str, project: Project, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    port = free_port()
+    with project.new_database(tmp_path_factory.mktemp("database")) as url:
+        env = {"DATABASE_URL": url, **(PRODUCTION if command == "run" else {})}
+        project.check("uv", "run", "alembic", "upgrade", "head", **env)
+        with serving(
+            *("uv", "run", "fastapi", command, "--port", str(port)),
+            cwd=project.path, port=port, log=tmp_path / "log", env={**os.environ, **env},
+        ) as server:  # fmt: skip
+            use(server, project)
+            said = server.stop()
+    assert "Application shutdown complete" in said, said
+    assert "Traceback" not in said
+    assert not is_listening(port)
+    assert server.process.returncode in {0, -15, 128 + 15}
+
+
+def test_it_is_alive_but_not_ready_without_its_database(project: Project, tmp_path: Path) -> None:
+    port = free_port()
+    if project.database == "sqlite":
+        url = f"sqlite+aiosqlite:///{tmp_path}/missing/service.db"
+    else:
+        url = f"postgresql+asyncpg://nobody@127.0.0.1:{free_port()}/missing"
+    with serving(
+        *("uv", "run", "fastapi", "run", "--port", str(port)),
+        cwd=project.path, port=port, log=tmp_path / "log",
+        env={**os.environ, **PRODUCTION, "DATABASE_URL": url},
+    ) as server:  # fmt: skip
+        assert httpx.get(f"{server.url}/livez").status_code == 200
+        assert httpx.get(f"{server.url}/readyz", timeout=20).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"ENVIRONMENT": "production"}, ["SECRET_KEY: is missing", "DATABASE_URL: is missing"]),
+        (
+            {**PRODUCTION, "DATABASE_URL": "postgresql://host/name"},
+            ["DATABASE_URL: should be a URL with an asyncio driver"],
+        ),
+        ({"SECRET_KEY": "short"}, ["SECRET_KEY: "]),
+        ({"LOG_LEVEL": "LOUD"}, ["LOG_LEVEL: "]),
+        ({"ENVIRONMENT": "holiday"}, ["ENVIRONMENT: "]),
+        (
+            {
+                "ENVIRONMENT": "production",
+                "DATABASE_URL": "sqlite+aiosqlite:///x.db",
+                "SECRET_KEY": "change-me-this-key-is-known-to-everybody",
+            },
+            ["SECRET_KEY: is the placeholder"],
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [("fastapi", "run"), ("alembic", "upgrade", "head")])
+@pytest.mark.xdist_group("default")
+def test_a_setting_that_is_missing_or_wrong_is_named(
+    command: tuple[str, ...],
+    settings: dict[str, str],
+    named: list[str],
+    default_project: Project,
+) -> None:
+    done = default_project.run("uv", "run", *command, timeout=60, **settings)
+    assert done.returncode != 0
+    for name in named:
+        assert name in done.stdout
+    assert "Traceback" not in done.stdout
+    assert ".env.example shows all of them" in done.stdout
