@@ -1,14 +1,18 @@
-"""The items' endpoints: create, list, read, change, delete."""
+"""The items' endpoints: create, list, follow, read, change, delete."""
 
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, status
+from anyio import create_task_group
+from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect, status
+from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.core.database import SessionDep
 from app.items import service
-from app.items.dependencies import OwnedItem
+from app.items.dependencies import FeedDep, OwnedItem, SocketUser
 from app.items.models import Item
-from app.items.schemas import ItemCreate, ItemPage, ItemRead, ItemUpdate, PageParams
+from app.items.schemas import ItemCreate, ItemEvent, ItemPage, ItemRead, ItemUpdate, PageParams
 from app.users.dependencies import CurrentUser
 
 router = APIRouter(
@@ -23,9 +27,11 @@ NOT_FOUND: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, response_model=ItemRead)
-async def create_item(data: ItemCreate, session: SessionDep, user: CurrentUser) -> Item:
+async def create_item(
+    data: ItemCreate, session: SessionDep, user: CurrentUser, feed: FeedDep
+) -> Item:
     """Create an item."""
-    return await service.create_item(session, user, data)
+    return await service.create_item(session, feed, user, data)
 
 
 @router.get("")
@@ -37,19 +43,48 @@ async def list_items(
     return ItemPage(items=[ItemRead.model_validate(item) for item in items], total=total)
 
 
-@router.get("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
-async def read_item(item: OwnedItem) -> Item:
-    """Read one of one's own items."""
-    return item
+@router.get("/feed", response_class=EventSourceResponse)
+async def stream_items(
+    user: CurrentUser,
+    feed: FeedDep,
+    last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
+    follow: bool = True,
+) -> AsyncIterator[ServerSentEvent]:
+    """Follow what happens to one's own items, as server-sent events.
+
+    With `Last-Event-ID`, as browsers send it when they connect again, begins with what was missed.
+    With `follow=false`, sends what is remembered and ends.
+    """
+    with feed.follow(user.id) as events:
+        if last_event_id is not None or not follow:
+            for event in feed.recent(user.id, after=last_event_id or 0):
+                yield server_sent(event)
+        if follow:
+            async for event in events:
+                yield server_sent(event)
 
 
-@router.patch("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
-async def change_item(data: ItemUpdate, item: OwnedItem, session: SessionDep) -> Item:
-    """Change one of one's own items."""
-    return await service.change_item(session, item, data)
+def server_sent(event: ItemEvent) -> ServerSentEvent:
+    """Say in a server-sent event what happened."""
+    return ServerSentEvent(id=str(event.id), event=event.kind, data=event.item)
 
 
-@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=NOT_FOUND)
-async def delete_item(item: OwnedItem, session: SessionDep) -> None:
-    """Delete one of one's own items."""
-    await service.delete_item(session, item)
+@router.websocket("/feed")
+async def follow_items(websocket: WebSocket, user: SocketUser, feed: FeedDep) -> None:
+    """Follow what happens to one's own items. Closes with 1013 when the client reads too slowly."""
+    with feed.follow(user.id) as events:
+        offered = websocket.scope.get("subprotocols", ())
+        await websocket.accept(subprotocol="bearer" if "bearer" in offered else None)
+        async with create_task_group() as tasks:
+
+            async def leave_with_client() -> None:
+                while (await websocket.receive())["type"] != "websocket.disconnect":
+                    pass
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(leave_with_client)
+            with suppress(WebSocketDisconnect):
+                async for event in events:
+                    await websocket.send_text(event.model_dump_json())
+                await websocket.close(status.WS_1013_TRY_AGAIN_LATER)
+            tasks.cancel_scope.cancel()

@@ -1,7 +1,7 @@
 """What goes in and out of the items' endpoints."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -53,3 +53,14 @@ class PageParams(BaseModel):
 
     limit: int = Field(default=50, ge=1, le=200)
     offset: int = Field(default=0, ge=0, le=2**31 - 1)
+
+
+ItemEventKind = Literal["created", "changed", "deleted"]
+
+
+class ItemEvent(BaseModel):
+    """What happened to an item; of a deleted one, how it was last."""
+
+    id: int
+    kind: ItemEventKind
+    item: ItemRead

@@ -1,20 +1,22 @@
-"""What can be done with items."""
+"""What can be done with items. What was done is published once it is committed."""
 
 from collections.abc import Sequence
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.items.feed import Feed
 from app.items.models import Item
-from app.items.schemas import ItemCreate, ItemUpdate, PageParams
+from app.items.schemas import ItemCreate, ItemRead, ItemUpdate, PageParams
 from app.users.models import User
 
 
-async def create_item(session: AsyncSession, owner: User, data: ItemCreate) -> Item:
+async def create_item(session: AsyncSession, feed: Feed, owner: User, data: ItemCreate) -> Item:
     """Store a new item of `owner`."""
     item = Item(owner_id=owner.id, **data.model_dump())
     session.add(item)
     await session.commit()
+    feed.publish("created", ItemRead.model_validate(item))
     return item
 
 
@@ -33,15 +35,18 @@ async def find_item(session: AsyncSession, owner: User, item_id: int) -> Item | 
     return await session.scalar(select(Item).where(Item.id == item_id, Item.owner_id == owner.id))
 
 
-async def change_item(session: AsyncSession, item: Item, data: ItemUpdate) -> Item:
+async def change_item(session: AsyncSession, feed: Feed, item: Item, data: ItemUpdate) -> Item:
     """Change the fields that `data` was given."""
     for name, value in data.model_dump(exclude_unset=True).items():
         setattr(item, name, value)
     await session.commit()
+    feed.publish("changed", ItemRead.model_validate(item))
     return item
 
 
-async def delete_item(session: AsyncSession, item: Item) -> None:
+async def delete_item(session: AsyncSession, feed: Feed, item: Item) -> None:
     """Delete the item."""
+    last = ItemRead.model_validate(item)
     await session.delete(item)
     await session.commit()
+    feed.publish("deleted", last)
