@@ -88,3 +88,24 @@ async def follow_items(websocket: WebSocket, user: SocketUser, feed: FeedDep) ->
                     await websocket.send_text(event.model_dump_json())
                 await websocket.close(status.WS_1013_TRY_AGAIN_LATER)
             tasks.cancel_scope.cancel()
+
+
+# After /items/feed, which would be read as an item's id.
+@router.get("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
+async def read_item(item: OwnedItem) -> Item:
+    """Read one of one's own items."""
+    return item
+
+
+@router.patch("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
+async def change_item(
+    data: ItemUpdate, item: OwnedItem, session: SessionDep, feed: FeedDep
+) -> Item:
+    """Change one of one's own items."""
+    return await service.change_item(session, feed, item, data)
+
+
+@router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=NOT_FOUND)
+async def delete_item(item: OwnedItem, session: SessionDep, feed: FeedDep) -> None:
+    """Delete one of one's own items."""
+    await service.delete_item(session, feed, item)
