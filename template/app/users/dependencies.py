@@ -1,4 +1,4 @@
-"""What other features ask of this one."""
+"""What endpoints ask for: the user who calls, a way to send e-mail."""
 
 from typing import Annotated
 
@@ -7,6 +7,7 @@ from fastapi.security import OAuth2PasswordBearer
 
 from app.core.database import SessionDep
 from app.core.dependencies import SettingsDep
+from app.users.email import EmailSender, LogSender, SmtpSender
 from app.users.models import User
 from app.users.security import read_access_token
 
@@ -27,3 +28,11 @@ async def get_current_user(token: TokenDep, session: SessionDep, settings: Setti
 
 
 CurrentUser = Annotated[User, Depends(get_current_user)]
+
+
+def get_email_sender(settings: SettingsDep) -> EmailSender:
+    """Return the sender that the settings ask for."""
+    return SmtpSender(settings) if settings.smtp_host else LogSender()
+
+
+EmailSenderDep = Annotated[EmailSender, Depends(get_email_sender)]

@@ -2,13 +2,13 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, HTTPException, status
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, status
 from fastapi.security import OAuth2PasswordRequestForm
 
-from app.core.database import SessionDep
+from app.core.database import SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
 from app.users import service
-from app.users.dependencies import CurrentUser
+from app.users.dependencies import CurrentUser, EmailSenderDep
 from app.users.models import User
 from app.users.schemas import Token, UserCreate, UserRead
 from app.users.security import create_access_token
@@ -22,14 +22,23 @@ router = APIRouter(tags=["users"])
     response_model=UserRead,
     responses={status.HTTP_409_CONFLICT: {"description": "The address has an account already"}},
 )
-async def sign_up(data: UserCreate, session: SessionDep, settings: SettingsDep) -> User:
-    """Create an account."""
+async def sign_up(
+    data: UserCreate,
+    session: SessionDep,
+    factory: SessionFactoryDep,
+    settings: SettingsDep,
+    sender: EmailSenderDep,
+    background: BackgroundTasks,
+) -> User:
+    """Create an account; welcome its owner by e-mail."""
     try:
-        return await service.sign_up(session, data, settings)
+        user = await service.sign_up(session, data, settings)
     except service.EmailTakenError as error:
         raise HTTPException(
             status.HTTP_409_CONFLICT, "The address has an account already"
         ) from error
+    background.add_task(service.welcome, user.id, user.email, sender, factory)
+    return user
 
 
 @router.post(

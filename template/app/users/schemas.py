@@ -29,4 +29,4 @@ class Token(BaseModel):
     """An access token, as RFC 6750 wants it named."""
 
     access_token: str
-    token_type: Literal["bearer"] = "bearer"
+    token_type: Literal["bearer"] = "bearer"  # noqa: S105

@@ -1,13 +1,19 @@
 """What can be done with users."""
 
-from sqlalchemy import select
+import logging
+from datetime import UTC, datetime
+
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.settings import Settings
+from app.users.email import EmailNotSentError, EmailSender
 from app.users.models import User
 from app.users.schemas import UserCreate
 from app.users.security import hash_password, verify_password
+
+logger = logging.getLogger(__name__)
 
 
 class EmailTakenError(Exception):
@@ -27,11 +33,31 @@ async def sign_up(session: AsyncSession, data: UserCreate, settings: Settings) -
     return user
 
 
+async def welcome(
+    user_id: int, email: str, sender: EmailSender, factory: async_sessionmaker[AsyncSession]
+) -> None:
+    """Send the welcome e-mail and note when; log it when it cannot be sent.
+
+    For a background task: the response is sent and its session closed, so this has its own.
+    """
+    try:
+        await sender.send(email, "Welcome", "Your account is ready.\n")
+    except EmailNotSentError:
+        logger.exception("The welcome e-mail to user %s was not sent", user_id)
+        return
+    async with factory() as session:
+        await session.execute(
+            update(User).where(User.id == user_id).values(welcomed_at=datetime.now(UTC))
+        )
+        await session.commit()
+
+
 async def authenticate(
     session: AsyncSession, email: str, password: str, settings: Settings
 ) -> User | None:
     """Return the user whose address and password these are, or None."""
-    email = email.replace("\0", "").lower()  # PostgreSQL takes no NUL in a text
-    user = await session.scalar(select(User).where(User.email == email))
+    user = None
+    if "\0" not in email:  # PostgreSQL takes none in a text
+        user = await session.scalar(select(User).where(User.email == email.lower()))
     password_hash = user.password_hash if user else None
     return user if await verify_password(password, password_hash, settings) else None

@@ -1,16 +1,38 @@
 """Fixtures around users: accounts, and clients that are logged in."""
 
 from collections.abc import Awaitable, Callable
+from unittest.mock import AsyncMock
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.users.dependencies import get_email_sender
+from app.users.email import EmailSender
 from app.users.models import User
 from app.users.security import create_access_token
 from tests.conftest import MakeClient
 from tests.http_client import AsyncClient
+from tests.users.factories import UserFactory
 
 ClientFor = Callable[[User], Awaitable[AsyncClient]]
+
+
+@pytest.fixture
+def user_factory(db_session: AsyncSession) -> type[UserFactory]:
+    """The factory of users, whose `create_async` stores them in the test's database."""
+
+    # A class of this test's own: what is set on UserFactory itself would outlive the test.
+    class BoundUserFactory(UserFactory):
+        __async_session__ = db_session
+
+    return BoundUserFactory
+
+
+@pytest.fixture
+async def user(user_factory: type[UserFactory]) -> User:
+    """A user in the database."""
+    return await user_factory.create_async()
 
 
 @pytest.fixture
@@ -22,3 +44,13 @@ def client_for(make_client: MakeClient, app: FastAPI) -> ClientFor:
         return await make_client(headers={"Authorization": f"Bearer {token}"})
 
     return make
+
+
+@pytest.fixture
+def email_sender(app: FastAPI) -> AsyncMock:
+    """A mock that the application sends its e-mail to."""
+    sender = AsyncMock(spec=EmailSender)
+    # A function that returns the mock, not the mock: FastAPI would take what a mock's
+    # signature names, `args` and `kwargs`, for query parameters.
+    app.dependency_overrides[get_email_sender] = lambda: sender
+    return sender

@@ -1,0 +1,67 @@
+"""E-mail: by SMTP where the settings name a server, else to the log."""
+
+import logging
+from abc import ABC, abstractmethod
+from email.message import EmailMessage
+from email.utils import localtime, make_msgid
+
+import aiosmtplib
+
+from app.settings import Settings
+
+TIMEOUT = 10.0  # seconds
+
+logger = logging.getLogger(__name__)
+
+
+class EmailNotSentError(Exception):
+    """The mail server was not reached, or refused the e-mail."""
+
+
+class EmailSender(ABC):
+    """Sends plain-text e-mail."""
+
+    @abstractmethod
+    async def send(self, to: str, subject: str, text: str) -> None:
+        """Send an e-mail to one address. Raises EmailNotSentError."""
+
+
+class LogSender(EmailSender):
+    """Writes e-mail to the log: for development."""
+
+    async def send(self, to: str, subject: str, text: str) -> None:
+        """Write the e-mail to the log."""
+        logger.info("No SMTP_HOST, so this is not sent to %s: %s\n%s", to, subject, text)
+
+
+class SmtpSender(EmailSender):
+    """Hands e-mail to the SMTP server that the settings name."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    async def send(self, to: str, subject: str, text: str) -> None:
+        """Send the e-mail. Raises EmailNotSentError; ValueError for a line break in a header."""
+        sender = str(self._settings.email_from)
+        message = EmailMessage()
+        message["From"] = sender
+        message["To"] = to
+        message["Subject"] = subject
+        message["Date"] = localtime()
+        message["Message-ID"] = make_msgid(domain=sender.rpartition("@")[2])
+        message.set_content(text)
+        password = self._settings.smtp_password
+        try:
+            await aiosmtplib.send(
+                message,
+                recipients=[to],
+                hostname=self._settings.smtp_host,
+                port=self._settings.smtp_port,
+                username=self._settings.smtp_username,
+                password=password.get_secret_value() if password else None,
+                start_tls=self._settings.smtp_security == "starttls",
+                use_tls=self._settings.smtp_security == "tls",
+                timeout=TIMEOUT,
+            )
+        except (aiosmtplib.SMTPException, OSError) as error:
+            raise EmailNotSentError(str(error)) from error

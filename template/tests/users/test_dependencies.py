@@ -1,0 +1,46 @@
+"""Dependencies called directly, as the async functions that they are."""
+
+from contextlib import asynccontextmanager
+
+import pytest
+from fastapi import FastAPI, HTTPException
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.core.database import get_session
+from app.settings import Settings
+from app.users.dependencies import get_current_user
+from app.users.models import User
+from app.users.security import create_access_token
+from tests.users.factories import UserFactory
+
+one_session = asynccontextmanager(get_session)
+
+
+async def test_session_sees_the_database(app: FastAPI, user: User) -> None:
+    async with one_session(app.state.session_factory) as session:
+        assert await session.get(User, user.id) is not None
+
+
+async def test_session_rolls_back_what_is_not_committed(
+    app: FastAPI, db_session: AsyncSession
+) -> None:
+    async with one_session(app.state.session_factory) as session:
+        session.add(UserFactory.build())
+        await session.flush()
+    assert await db_session.scalar(select(func.count()).select_from(User)) == 0
+
+
+async def test_current_user_is_the_token_s(
+    db_session: AsyncSession, settings: Settings, user: User
+) -> None:
+    token = create_access_token(user.id, settings)
+    assert await get_current_user(token, db_session, settings) is user
+
+
+async def test_current_user_of_a_malformed_token_is_an_error(
+    db_session: AsyncSession, settings: Settings
+) -> None:
+    with pytest.raises(HTTPException) as raised:
+        await get_current_user("nonsense", db_session, settings)
+    assert raised.value.status_code == 401

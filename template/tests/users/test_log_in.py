@@ -1,0 +1,46 @@
+"""Log-in: an address and a password for an access token."""
+
+from unittest.mock import patch
+
+import pytest
+
+from app.users import security
+from app.users.models import User
+from tests.http_client import AsyncClient, Response
+from tests.users.factories import PASSWORD
+
+
+async def log_in(client: AsyncClient, email: str, password: str = PASSWORD) -> Response:
+    return await client.post("/token", data={"username": email, "password": password})
+
+
+async def test_token_of_a_log_in_opens_the_account(client: AsyncClient, user: User) -> None:
+    token = (await log_in(client, user.email)).json()["access_token"]
+    response = await client.get("/users/me", headers={"Authorization": f"Bearer {token}"})
+    assert response.json()["id"] == user.id
+
+
+async def test_address_is_taken_in_any_case(client: AsyncClient, user: User) -> None:
+    response = await log_in(client, user.email.upper())
+    assert response.status_code == 200
+
+
+async def test_wrong_password_is_refused(client: AsyncClient, user: User) -> None:
+    response = await log_in(client, user.email, "not the password")
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("email", ["nobody@example.com", "ada\0@example.com", "'; --"])
+async def test_unknown_address_is_answered_like_a_wrong_password(
+    client: AsyncClient, user: User, email: str
+) -> None:
+    unknown = await log_in(client, email)
+    wrong = await log_in(client, user.email, "not the password")
+    assert (unknown.status_code, unknown.json()) == (wrong.status_code, wrong.json())
+
+
+async def test_unknown_address_takes_a_hash_as_well(client: AsyncClient) -> None:
+    with patch.object(security, "hash_password", autospec=True) as hash_password:
+        await log_in(client, "nobody@example.com")
+    hash_password.assert_awaited_once()
