@@ -1,21 +1,22 @@
 """What the template's tests start from: a snapshot of it, and projects rendered from that."""
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.rendering import Answers, Project, install, isolate, render, take_snapshot
+from tests.rendering import Answers, Project, install, isolate, new_directory, render, take_snapshot
 
-# The projects that are installed and used. One is the default; of the others each differs in what
-# changes the files most.
+# The projects that are installed and used: together they hold all that the answers change.
 PROJECTS: dict[str, Answers] = {
     "default": {},
     "core": {"example": False},
     "postgresql": {"database": "postgresql"},
-    "postgresql-core": {"database": "postgresql", "example": False},
-    "httpx2": {
-        "project_name": "\"Ünïcode\" \\ it's {{ fine }}",
+    "other": {
+        "database": "postgresql",
+        "example": False,
+        "project_name": '"Ünïcode" \\ it\'s {{ fine }}',
         "http_client": "httpx2",
         "ci": "gitlab",
         "docker": False,
@@ -48,19 +49,18 @@ def rendered(template: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def installed(
-    template: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Project]:
+def installed(template: Path) -> Iterator[Callable[[str], Project]]:
     """Returns one of PROJECTS, which all tests of a worker share: they leave it as it was."""
     made: dict[str, Project] = {}
 
     def installed(name: str) -> Project:
         if name not in made:
-            directory = tmp_path_factory.mktemp("project") / "my-service"
-            made[name] = install(template, directory, PROJECTS[name])
+            directory = directories.enter_context(new_directory("project"))
+            made[name] = install(template, directory / "my-service", PROJECTS[name])
         return made[name]
 
-    return installed
+    with ExitStack() as directories:
+        yield installed
 
 
 # A group stays on one worker, so that each project is installed once.

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -84,14 +85,16 @@ def take_snapshot(directory: Path) -> Path:
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, directory / name)
     git("init", "--quiet", "--initial-branch=main", cwd=directory)
-    git("add", "--all", "--force", cwd=directory)  # template/.gitignore is for the rendered projects
+    git(
+        "add", "--all", "--force", cwd=directory
+    )  # template/.gitignore is for the rendered projects
     git("commit", "--quiet", "--message", "Snapshot", cwd=directory)
     git("tag", "v999.0.0", cwd=directory)
     return directory
 
 
 def render(template: Path, directory: Path, answers: Answers) -> Path:
-    """Render into `directory`. Copier ignores answers to questions that do not exist: this does not."""
+    """Render into `directory`. Unlike Copier, refuse answers to questions that do not exist."""
     unknown = answers.keys() - set(QUESTIONS)
     assert not unknown, f"copier.yml does not ask for {unknown}"
     run_copy(str(template), directory, data=dict(answers), defaults=True, quiet=True)
@@ -127,18 +130,24 @@ class Project:
 
     def check(self, *command: str, **env: str) -> str:
         """Run a command that has to succeed, and return what it says."""
-        done = self.run(*command, **env)
+        done = run(*command, cwd=self.path, env=env)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
     @contextmanager
-    def new_database(self, directory: Path) -> Iterator[str]:
+    def new_database(self) -> Iterator[str]:
         """Give the URL of an empty database, for as long as the context lasts."""
-        if self.database == "sqlite":
-            yield f"sqlite+aiosqlite:///{directory / 'service.db'}"
-            return
+        with new_directory("database") as directory:
+            if self.database == "sqlite":
+                yield f"sqlite+aiosqlite:///{directory / 'service.db'}"
+            else:
+                with self._postgresql(directory / "data") as url:
+                    yield url
+
+    @contextmanager
+    def _postgresql(self, directory: Path) -> Iterator[str]:
         server = subprocess.Popen(
-            ["uv", "run", "python", "-c", POSTGRESQL, str(directory / "postgresql")],
+            ["uv", "run", "python", "-c", POSTGRESQL, str(directory)],
             cwd=self.path,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -166,6 +175,16 @@ print(server.get_uri("service"), flush=True)
 sys.stdin.read()
 server.cleanup()
 """
+
+
+@contextmanager
+def new_directory(name: str) -> Iterator[Path]:
+    """Give a directory that is not below pytest's, which each run of pytest closes to others.
+
+    PostgreSQL, which root may not run, runs as another user, and has to reach its files.
+    """
+    with tempfile.TemporaryDirectory(prefix=f"{name}-", ignore_cleanup_errors=True) as directory:
+        yield Path(directory).resolve()
 
 
 def install(template: Path, directory: Path, answers: Answers) -> Project:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,25 +59,28 @@ def serving(
         wait_for_answer(server)
         yield server
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # also what is left of its children
-        except ProcessLookupError:
-            pass
         process.wait(STOPS_WITHIN)
 
 
 def wait_for_answer(server: Server) -> None:
     """Return when the server answers. Raises AssertionError when it ends or takes too long."""
     deadline = time.monotonic() + STARTS_WITHIN
-    while True:
-        try:
-            httpx.get(f"{server.url}/livez", timeout=2)
-            return
-        except httpx.TransportError:
-            log = server.log.read_text(encoding="utf-8")
-            assert server.process.poll() is None, log
-            assert time.monotonic() < deadline, log
-            time.sleep(0.1)
+    while not answers(server.url):
+        log = server.log.read_text(encoding="utf-8")
+        assert server.process.poll() is None, log
+        assert time.monotonic() < deadline, log
+        time.sleep(0.1)
+
+
+def answers(url: str) -> bool:
+    """Say whether a server answers, whatever it says."""
+    try:
+        httpx.get(f"{url}/livez", timeout=2)
+    except httpx.TransportError:
+        return False
+    return True
 
 
 def is_listening(port: int) -> bool:

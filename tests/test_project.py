@@ -43,10 +43,8 @@ def test_uv_says_nothing_against_the_project(project: Project) -> None:
     assert not WARNING.search(project.check("uv", "lock", "--check"))
 
 
-def test_the_migrations_lead_to_the_models(
-    project: Project, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with project.new_database(tmp_path_factory.mktemp("database")) as url:
+def test_the_migrations_lead_to_the_models(project: Project) -> None:
+    with project.new_database() as url:
         project.check("uv", "run", "alembic", "upgrade", "head", DATABASE_URL=url)
         said = project.check("uv", "run", "alembic", "check", DATABASE_URL=url)
         assert "No new upgrade operations detected" in said

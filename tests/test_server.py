@@ -42,10 +42,10 @@ def use_example(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("command", ["dev", "run"])
 def test_it_serves_a_migrated_database_and_stops_when_told(
-    command: str, project: Project, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+    command: str, project: Project, tmp_path: Path
 ) -> None:
     port = free_port()
-    with project.new_database(tmp_path_factory.mktemp("database")) as url:
+    with project.new_database() as url:
         env = {"DATABASE_URL": url, **(PRODUCTION if command == "run" else {})}
         project.check("uv", "run", "alembic", "upgrade", "head", **env)
         with serving(

@@ -103,8 +103,8 @@ def test_without_the_example_nothing_speaks_of_it(rendered: Callable[..., Path])
     tree = rendered(example=False)
     commit_all(tree, "Start")
     trace = re.compile(
-        r"app[./](users|items)|/(users|items)\b|class (User|Item)\b|\b(jwt|pyjwt|pwdlib|argon2|multipart"
-        r"|email.validator|access_token|password_hash)",
+        r"app[./](users|items)|/(users|items)\b|class (User|Item)\b"
+        r"|\b(jwt|pyjwt|pwdlib|argon2|multipart|email.validator|access_token|password_hash)",
         re.IGNORECASE,
     )
     for name, text in texts(tree).items():
