@@ -1,1 +1,60 @@
-"""Fixtures of the feature."""
+"""Fixtures around items: who owns them, and what they are made by."""
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.items.feed import Feed
+from app.users.models import User
+from tests.harness.asgi import RunningApp
+from tests.http_client import AsyncClient
+from tests.items.factories import ItemFactory
+from tests.users.fixtures import ClientFor
+
+
+@pytest.fixture
+async def owner(db_session: AsyncSession) -> User:
+    """A user, whom the tests' items belong to."""
+    return await create_user(db_session, "owner@example.com")
+
+
+@pytest.fixture
+async def stranger(db_session: AsyncSession) -> User:
+    """Another user."""
+    return await create_user(db_session, "stranger@example.com")
+
+
+async def create_user(session: AsyncSession, email: str) -> User:
+    user = User(email=email, password_hash="nobody logs in with it")
+    session.add(user)
+    await session.commit()
+    return user
+
+
+@pytest.fixture
+async def owner_client(client_for: ClientFor, owner: User) -> AsyncClient:
+    """A client that is logged in as the owner."""
+    return await client_for(owner)
+
+
+@pytest.fixture
+async def stranger_client(client_for: ClientFor, stranger: User) -> AsyncClient:
+    """A client that is logged in as the stranger."""
+    return await client_for(stranger)
+
+
+@pytest.fixture
+def item_factory(
+    db_session: AsyncSession, monkeypatch: pytest.MonkeyPatch
+) -> type[ItemFactory]:
+    """The factory of items. What `create_async` makes is in the test's database, committed."""
+    # An attribute of the class, which would outlive the test.
+    monkeypatch.setattr(ItemFactory, "__async_session__", db_session)
+    return ItemFactory
+
+
+@pytest.fixture
+def feed(running_app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> Feed:
+    """The application's feed: one that remembers nothing of other tests."""
+    feed = Feed(backlog=3)
+    monkeypatch.setitem(running_app.lifespan_state, "feed", feed)
+    return feed

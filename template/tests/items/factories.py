@@ -1,0 +1,15 @@
+"""Items for tests, with made-up content."""
+
+from polyfactory import Require
+from polyfactory.factories.sqlalchemy_factory import SQLAlchemyFactory
+
+from app.items.models import Item
+
+
+class ItemFactory(SQLAlchemyFactory[Item]):
+    """Makes items; whose, a test says itself: `await item_factory.create_async(owner_id=...)`."""
+
+    __random_seed__ = 1
+    __set_primary_key__ = False  # the database counts, random ids would collide
+
+    owner_id = Require()

@@ -1,0 +1,198 @@
+"""Items: whoever owns them creates, lists, reads, changes and deletes them."""
+
+from datetime import UTC
+from typing import Any
+
+import pytest
+from dirty_equals import IsNow, IsPositiveInt
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.items.models import Item
+from app.users.models import User
+from tests.http_client import AsyncClient
+from tests.items.factories import ItemFactory
+
+ItemMaker = type[ItemFactory]
+
+BAD_TITLES = [None, "", "x" * 201, "a\0b", 1]
+
+
+async def test_creating_an_item_stores_it_for_its_owner(
+    owner_client: AsyncClient, owner: User, db_session: AsyncSession
+) -> None:
+    response = await owner_client.post("/items", json={"title": "Lamp", "description": "green"})
+    assert response.status_code == 201
+    item = (await db_session.scalars(select(Item))).one()
+    assert (item.owner_id, item.title, item.description) == (owner.id, "Lamp", "green")
+
+
+async def test_created_item_comes_back_with_id_and_time(
+    owner_client: AsyncClient, owner: User
+) -> None:
+    response = await owner_client.post("/items", json={"title": "Lamp"})
+    assert response.json() == {
+        "id": IsPositiveInt(),
+        "owner_id": owner.id,
+        "title": "Lamp",
+        "description": None,
+        "created_at": IsNow(tz=UTC, iso_string=True, delta=5),
+    }
+
+
+@pytest.mark.parametrize("title", BAD_TITLES)
+async def test_item_with_a_bad_title_is_refused(
+    owner_client: AsyncClient, db_session: AsyncSession, title: object
+) -> None:
+    response = await owner_client.post("/items", json={"title": title})
+    assert response.status_code == 422
+    assert [error["loc"] for error in response.json()["detail"]] == [["body", "title"]]
+    assert await db_session.scalar(select(func.count()).select_from(Item)) == 0
+
+
+async def test_item_without_a_title_is_refused(owner_client: AsyncClient) -> None:
+    response = await owner_client.post("/items", json={})
+    assert response.status_code == 422
+    assert response.json()["detail"][0]["type"] == "missing"
+
+
+@pytest.mark.parametrize("description", ["x" * 2001, "a\0b", 1])
+async def test_item_with_a_bad_description_is_refused(
+    owner_client: AsyncClient, description: object
+) -> None:
+    item = {"title": "Lamp", "description": description}
+    assert (await owner_client.post("/items", json=item)).status_code == 422
+
+
+async def test_list_has_one_s_own_items_only(
+    owner_client: AsyncClient, owner: User, stranger: User, item_factory: ItemMaker
+) -> None:
+    mine = await item_factory.create_async(owner_id=owner.id)
+    await item_factory.create_async(owner_id=stranger.id)
+    page = (await owner_client.get("/items")).json()
+    assert [item["id"] for item in page["items"]] == [mine.id]
+    assert page["total"] == 1
+
+
+async def test_list_of_nothing_is_empty(owner_client: AsyncClient) -> None:
+    assert (await owner_client.get("/items")).json() == {"items": [], "total": 0}
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [("limit=2", [0, 1]), ("limit=2&offset=2", [2, 3]), ("offset=4", [4]), ("offset=5", [])],
+)
+async def test_pages_are_in_order_of_creation_and_know_the_total(
+    owner_client: AsyncClient,
+    owner: User,
+    item_factory: ItemMaker,
+    query: str,
+    expected: list[int],
+) -> None:
+    items = [await item_factory.create_async(owner_id=owner.id) for _ in range(5)]
+    page = (await owner_client.get(f"/items?{query}")).json()
+    assert [item["id"] for item in page["items"]] == [items[index].id for index in expected]
+    assert page["total"] == 5
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=201", "offset=-1", "offset=9999999999", "limit=x", "page=1"]
+)
+async def test_impossible_page_is_refused(owner_client: AsyncClient, query: str) -> None:
+    assert (await owner_client.get(f"/items?{query}")).status_code == 422
+
+
+async def test_item_can_be_read(
+    owner_client: AsyncClient, owner: User, item_factory: ItemMaker
+) -> None:
+    item = await item_factory.create_async(owner_id=owner.id, title="Lamp")
+    response = await owner_client.get(f"/items/{item.id}")
+    assert response.status_code == 200
+    assert (response.json()["id"], response.json()["title"]) == (item.id, "Lamp")
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"title": "Desk"}, ("Desk", "green")),
+        ({"description": "red"}, ("Lamp", "red")),
+        ({"description": None}, ("Lamp", None)),
+        ({"title": "Desk", "description": "red"}, ("Desk", "red")),
+        ({}, ("Lamp", "green")),
+    ],
+)
+async def test_change_stores_what_is_given_and_keeps_the_rest(
+    owner_client: AsyncClient,
+    owner: User,
+    item_factory: ItemMaker,
+    change: dict[str, Any],
+    expected: tuple[str, str | None],
+) -> None:
+    item = await item_factory.create_async(owner_id=owner.id, title="Lamp", description="green")
+    response = await owner_client.patch(f"/items/{item.id}", json=change)
+    assert response.status_code == 200
+    assert (response.json()["title"], response.json()["description"]) == expected
+    assert (item.title, item.description) == expected  # reloaded after each request
+
+
+@pytest.mark.parametrize("title", BAD_TITLES)
+async def test_change_to_a_bad_title_is_refused(
+    owner_client: AsyncClient, owner: User, item_factory: ItemMaker, title: object
+) -> None:
+    item = await item_factory.create_async(owner_id=owner.id, title="Lamp")
+    response = await owner_client.patch(f"/items/{item.id}", json={"title": title})
+    assert response.status_code == 422
+    assert item.title == "Lamp"
+
+
+async def test_deleted_item_is_gone_and_the_others_stay(
+    owner_client: AsyncClient, owner: User, item_factory: ItemMaker, db_session: AsyncSession
+) -> None:
+    item = await item_factory.create_async(owner_id=owner.id)
+    other = await item_factory.create_async(owner_id=owner.id)
+    response = await owner_client.delete(f"/items/{item.id}")
+    assert (response.status_code, response.content) == (204, b"")
+    assert list(await db_session.scalars(select(Item.id))) == [other.id]
+    assert (await owner_client.get(f"/items/{item.id}")).status_code == 404
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+async def test_items_of_others_do_not_exist(
+    stranger_client: AsyncClient, owner: User, item_factory: ItemMaker, method: str
+) -> None:
+    item = await item_factory.create_async(owner_id=owner.id, title="Lamp")
+    body = {"title": "Mine"} if method == "PATCH" else None
+    response = await stranger_client.request(method, f"/items/{item.id}", json=body)
+    assert response.status_code == 404
+    assert response.json() == {"detail": "No such item"}
+    assert item.title == "Lamp"
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH", "DELETE"])
+@pytest.mark.parametrize("item_id", ["0", "-1", "2147483648", "lamp"])
+async def test_id_that_no_item_can_have_is_refused(
+    owner_client: AsyncClient, method: str, item_id: str
+) -> None:
+    body = {} if method == "PATCH" else None
+    response = await owner_client.request(method, f"/items/{item_id}", json=body)
+    assert response.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/items"),
+        ("GET", "/items"),
+        ("GET", "/items/feed"),
+        ("GET", "/items/1"),
+        ("PATCH", "/items/1"),
+        ("DELETE", "/items/1"),
+    ],
+)
+async def test_without_a_token_nothing_is_to_be_had(
+    client: AsyncClient, method: str, path: str
+) -> None:
+    body = {"title": "Lamp"} if method in {"POST", "PATCH"} else None
+    response = await client.request(method, path, json=body)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == "Bearer"

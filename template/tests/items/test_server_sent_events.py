@@ -1,0 +1,126 @@
+"""The live feed as server-sent events: over ASGI where the stream ends, over a socket where not."""
+
+from collections.abc import AsyncIterator
+
+import anyio
+import pytest
+
+from app.items.feed import Feed
+from app.items.schemas import ItemRead
+from app.users.models import User
+from tests.http_client import AsyncClient, Response
+from tests.items.factories import ItemFactory
+
+
+@pytest.fixture
+async def live_client(live_server: str, owner_client: AsyncClient) -> AsyncClient:
+    """The owner's client, over a socket; for the test to open, and to close."""
+    authorization = owner_client.headers["Authorization"]
+    return AsyncClient(base_url=live_server, headers={"Authorization": authorization})
+
+
+async def events_of(response: Response) -> AsyncIterator[dict[str, str]]:
+    """Take a stream of server-sent events apart, as they come."""
+    event: dict[str, str] = {}
+    async for line in response.aiter_lines():
+        name, _, value = line.partition(": ")
+        if name:  # which a comment has not
+            event[name] = value
+        elif event and not line:
+            yield event
+            event = {}
+
+
+async def test_finite_stream_tells_what_happened_and_ends(
+    feed: Feed, owner_client: AsyncClient
+) -> None:
+    item = (await owner_client.post("/items", json={"title": "Lamp"})).json()
+    await owner_client.delete(f"/items/{item['id']}")
+    response = await owner_client.get("/items/feed?follow=false")
+    assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+    created, deleted = [event async for event in events_of(response)]
+    assert (created["event"], deleted["event"]) == ("created", "deleted")
+    assert ItemRead.model_validate_json(created["data"]) == ItemRead.model_validate(item)
+
+
+async def test_client_that_connects_again_gets_what_it_missed(
+    feed: Feed, owner_client: AsyncClient
+) -> None:
+    for title in ("one", "two", "three"):
+        await owner_client.post("/items", json={"title": title})
+    response = await owner_client.get("/items/feed?follow=false")
+    seen = [event async for event in events_of(response)]
+    response = await owner_client.get(
+        "/items/feed?follow=false", headers={"Last-Event-ID": seen[0]["id"]}
+    )
+    assert [event async for event in events_of(response)] == seen[1:]
+
+
+async def test_stream_has_one_s_own_items_only(
+    feed: Feed, owner_client: AsyncClient, stranger_client: AsyncClient
+) -> None:
+    await stranger_client.post("/items", json={"title": "the stranger's"})
+    assert (await owner_client.get("/items/feed?follow=false")).text == ""
+
+
+@pytest.mark.parametrize("last_event_id", ["x", "-1", str(2**63)])
+async def test_impossible_last_event_id_is_refused(
+    owner_client: AsyncClient, last_event_id: str
+) -> None:
+    response = await owner_client.get("/items/feed", headers={"Last-Event-ID": last_event_id})
+    assert response.status_code == 422
+
+
+async def test_endless_stream_over_asgi_needs_a_deadline_of_the_test_s_own(
+    feed: Feed, owner_client: AsyncClient, owner: User
+) -> None:
+    # The transport hands a response over when it is complete, and passes over `timeout`.
+    with anyio.move_on_after(0.2) as deadline:
+        await owner_client.get("/items/feed", timeout=0.01)
+    assert deadline.cancelled_caught
+    assert feed.count_followers(owner.id) == 0
+
+
+async def test_endless_stream_sends_each_event_when_it_happens(
+    feed: Feed, live_client: AsyncClient, owner_client: AsyncClient
+) -> None:
+    async with live_client, live_client.stream("GET", "/items/feed") as response:
+        events = events_of(response)
+        for title in ("Lamp", "Desk"):
+            await owner_client.post("/items", json={"title": title})
+            with anyio.fail_after(5):
+                event = await anext(events)
+            assert ItemRead.model_validate_json(event["data"]).title == title
+
+
+async def test_endless_stream_begins_with_what_was_missed(
+    feed: Feed, live_client: AsyncClient, owner_client: AsyncClient
+) -> None:
+    await owner_client.post("/items", json={"title": "missed"})
+    headers = {"Last-Event-ID": "0"}
+    async with live_client, live_client.stream("GET", "/items/feed", headers=headers) as response:
+        with anyio.fail_after(5):
+            assert "missed" in (await anext(events_of(response)))["data"]
+
+
+async def test_client_that_goes_away_is_forgotten(
+    feed: Feed, live_client: AsyncClient, owner: User
+) -> None:
+    async with live_client:
+        async with live_client.stream("GET", "/items/feed"):
+            assert feed.count_followers(owner.id) == 1
+        with anyio.fail_after(5):
+            while feed.count_followers(owner.id):
+                await anyio.sleep(0.01)
+
+
+async def test_stream_of_a_client_that_reads_too_slowly_ends(
+    feed: Feed, live_client: AsyncClient, owner: User, item_factory: type[ItemFactory]
+) -> None:
+    item = ItemRead.model_validate(await item_factory.create_async(owner_id=owner.id))
+    async with live_client, live_client.stream("GET", "/items/feed") as response:
+        for _ in range(10):  # the feed of the tests keeps three for each follower
+            feed.publish("changed", item)
+        with anyio.fail_after(5):
+            events = [event async for event in events_of(response)]
+    assert 3 <= len(events) < 10

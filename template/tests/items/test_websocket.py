@@ -1,0 +1,129 @@
+"""The live feed over WebSocket: on the test's own loop, in the test's transaction."""
+
+import anyio
+import pytest
+
+from app.items.feed import Feed
+from app.items.schemas import ItemRead
+from app.users.models import User
+from tests.conftest import MakeClient
+from tests.http_client import (
+    AsyncClient,
+    AsyncWebSocketSession,
+    WebSocketDisconnect,
+    connect_websocket,
+)
+from tests.items.factories import ItemFactory
+
+
+async def receive_title(socket: AsyncWebSocketSession) -> tuple[str, str]:
+    """Wait for the next event; return what happened, and the item's title."""
+    with anyio.fail_after(2):
+        event = await socket.receive_json()
+    return event["kind"], event["item"]["title"]
+
+
+async def test_what_happens_to_an_item_arrives_in_order(owner_client: AsyncClient) -> None:
+    async with connect_websocket(owner_client, "/items/feed") as socket:
+        item = (await owner_client.post("/items", json={"title": "Lamp"})).json()
+        await owner_client.patch(f"/items/{item['id']}", json={"title": "Desk"})
+        await owner_client.delete(f"/items/{item['id']}")
+        received = [await receive_title(socket) for _ in range(3)]
+    assert received == [("created", "Lamp"), ("changed", "Desk"), ("deleted", "Desk")]
+
+
+async def test_what_was_refused_does_not_arrive(owner_client: AsyncClient) -> None:
+    async with connect_websocket(owner_client, "/items/feed") as socket:
+        await owner_client.post("/items", json={"title": ""})
+        await owner_client.post("/items", json={"title": "Lamp"})
+        assert await receive_title(socket) == ("created", "Lamp")
+
+
+async def test_two_users_see_only_their_own(
+    owner_client: AsyncClient, stranger_client: AsyncClient
+) -> None:
+    async with (
+        connect_websocket(owner_client, "/items/feed") as owner_socket,
+        connect_websocket(stranger_client, "/items/feed") as stranger_socket,
+    ):
+        await owner_client.post("/items", json={"title": "the owner's"})
+        await stranger_client.post("/items", json={"title": "the stranger's"})
+        assert await receive_title(owner_socket) == ("created", "the owner's")
+        assert await receive_title(stranger_socket) == ("created", "the stranger's")
+
+
+async def test_two_sockets_of_a_user_both_see_it(owner_client: AsyncClient) -> None:
+    async with (
+        connect_websocket(owner_client, "/items/feed") as phone,
+        connect_websocket(owner_client, "/items/feed") as desk,
+    ):
+        await owner_client.post("/items", json={"title": "Lamp"})
+        assert await receive_title(phone) == await receive_title(desk) == ("created", "Lamp")
+
+
+async def test_what_a_client_says_is_passed_over(owner_client: AsyncClient) -> None:
+    async with connect_websocket(owner_client, "/items/feed") as socket:
+        await socket.send_text("hello?")
+        await socket.send_bytes(b"\0")
+        await owner_client.post("/items", json={"title": "Lamp"})
+        assert await receive_title(socket) == ("created", "Lamp")
+
+
+async def test_browser_sends_its_token_as_a_subprotocol(
+    make_client: MakeClient, owner_client: AsyncClient
+) -> None:
+    token = owner_client.headers["Authorization"].removeprefix("Bearer ")
+    browser = await make_client(headers={"Sec-WebSocket-Protocol": f"bearer, {token}"})
+    async with connect_websocket(browser, "/items/feed") as socket:
+        assert socket.subprotocol == "bearer"
+        await owner_client.post("/items", json={"title": "Lamp"})
+        assert await receive_title(socket) == ("created", "Lamp")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": "Bearer forged"},
+        {"Authorization": "Basic {token}"},
+        {"Sec-WebSocket-Protocol": "bearer"},
+        {"Sec-WebSocket-Protocol": "bearer, forged"},
+        {"Sec-WebSocket-Protocol": "chat, {token}"},
+    ],
+)
+async def test_without_a_good_token_it_closes_with_1008(
+    make_client: MakeClient, owner_client: AsyncClient, headers: dict[str, str]
+) -> None:
+    token = owner_client.headers["Authorization"].removeprefix("Bearer ")
+    client = await make_client(
+        headers={name: value.format(token=token) for name, value in headers.items()}
+    )
+    with pytest.raises(WebSocketDisconnect) as refusal:
+        async with connect_websocket(client, "/items/feed"):
+            pytest.fail("The socket opened.")
+    assert refusal.value.code == 1008
+
+
+async def test_client_that_reads_too_slowly_is_closed_with_1013(
+    feed: Feed, owner_client: AsyncClient, owner: User, item_factory: type[ItemFactory]
+) -> None:
+    item = ItemRead.model_validate(await item_factory.create_async(owner_id=owner.id))
+    async with connect_websocket(owner_client, "/items/feed") as socket:
+        for _ in range(5):  # the feed of the tests keeps three for each follower
+            feed.publish("changed", item)
+        received = []
+        with anyio.fail_after(2), pytest.raises(WebSocketDisconnect) as closed:
+            while True:
+                received.append(await socket.receive_json())
+    assert closed.value.code == 1013
+    assert 3 <= len(received) < 5
+
+
+async def test_client_that_goes_away_is_forgotten(
+    feed: Feed, owner_client: AsyncClient, owner: User
+) -> None:
+    async with connect_websocket(owner_client, "/items/feed"):
+        assert feed.count_followers(owner.id) == 1
+    with anyio.fail_after(2):
+        while feed.count_followers(owner.id):
+            await anyio.sleep(0)
