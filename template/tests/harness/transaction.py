@@ -25,6 +25,7 @@ class SharedTransaction:
         self.turns = Turns(self.end_idle_reads)
         self.open_sessions: list[SavepointSession] = []
         self.pending_writes = 0  # statements whose effect no session has committed
+        self.commits = 0  # of sessions that had written
         self.executing = False
 
     @property
@@ -77,6 +78,7 @@ class SavepointSession(Session):
 
     savepoint: NestedTransaction | None = None
     writes_before: int
+    commits_before: int
     opened_by: Participant
 
     @property
@@ -97,9 +99,20 @@ class SavepointSession(Session):
         return not unflushed and not self.has_pending_writes
 
     def release_if_nothing_to_undo(self) -> None:
-        """Release the savepoint, unless the session has written."""
-        if self.savepoint is not None and self.savepoint.is_active and not self.has_pending_writes:
+        """Release the savepoint, unless the session has written.
+
+        Raises AssertionError when going back would undo more than that.
+        """
+        if self.savepoint is None or not self.savepoint.is_active:
+            return
+        if not self.has_pending_writes:
             self.savepoint.commit()
+        elif self.transaction.commits > self.commits_before:
+            raise AssertionError(
+                "A session is rolled back that has written something, and since then another one "
+                "has committed. On the one connection of a test, both would be undone: "
+                "mark the test with @pytest.mark.own_database."
+            )
 
     def rollback(self) -> None:
         """Undo what the session did since its last commit."""
@@ -120,11 +133,18 @@ def session_begins(
     if transaction.parent is None:
         session.savepoint = connection.get_nested_transaction()
         session.writes_before = session.transaction.pending_writes
+        session.commits_before = session.transaction.commits
         session.transaction.open_sessions.append(session)
         turns = session.transaction.turns
         assert turns.current is not None
         session.opened_by = turns.current
         turns.engage(session.opened_by)
+
+
+@event.listens_for(SavepointSession, "after_commit")
+def session_commits(session: SavepointSession) -> None:
+    """Note that there is something now that no other session may undo."""
+    session.transaction.commits += session.has_pending_writes
 
 
 @event.listens_for(SavepointSession, "after_transaction_end")

@@ -98,6 +98,28 @@ async def write_and_roll_back(name: str, session: LongSession) -> None:
     await session.rollback()
 
 
+@router.post("/undone/{name}/but/{kept}")
+async def roll_back_after_another_commit(
+    name: str, kept: str, session: LongSession, factory: SessionFactoryDep
+) -> None:
+    session.add(Note(name=name))
+    await session.flush()
+    await save(factory, kept)
+    await session.rollback()
+
+
+@router.post("/notes/{name}/while/{other}")
+async def create_note_while_other_session_reads(
+    name: str, other: str, session: LongSession, factory: SessionFactoryDep
+) -> None:
+    async with factory() as reading:
+        await reading.scalars(select(Note))
+        session.add(Note(name=name))
+        await session.commit()
+        await save(factory, other)
+        await session.rollback()
+
+
 @router.post("/orphan")
 async def create_orphan(session: LongSession) -> None:
     session.add(Note(name="orphan", parent_id=0))

@@ -7,6 +7,7 @@ from sqlalchemy import func, insert, select
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
+from tests.harness.transaction import rolled_back_transaction
 from tests.http_client import AsyncClient, connect_websocket
 from tests.isolation.probe import Note
 
@@ -37,6 +38,19 @@ async def test_background_task_and_its_request_both_keep_their_rows(
 ) -> None:
     await client.post("/probe/notes/a", params={"in_background": "b"})
     assert await names(client) == ["a", "b"]
+
+
+@twice
+async def test_sessions_of_one_request_keep_their_rows_apart(client: AsyncClient, run: int) -> None:
+    await client.post("/probe/notes/a/while/b")
+    assert await names(client) == ["a", "b"]
+
+
+async def test_rollback_that_would_undo_the_commit_of_another_session_is_refused(
+    client: AsyncClient,
+) -> None:
+    with pytest.raises(AssertionError, match="own_database"):
+        await client.post("/probe/undone/a/but/b")
 
 
 @twice
@@ -127,11 +141,19 @@ async def test_foreign_keys_are_enforced(client: AsyncClient) -> None:
         await client.post("/probe/orphan")
 
 
+async def test_deferred_constraints_are_checked_before_the_rollback(db_engine: AsyncEngine) -> None:
+    if db_engine.dialect.name == "sqlite":
+        pytest.skip("SQLite checks what is deferred at a commit alone")
+    with pytest.raises(IntegrityError):
+        async with rolled_back_transaction(db_engine) as transaction:
+            await transaction.connection.execute(insert(Note).values(name="a", later_parent_id=0))
+
+
 async def test_second_connection_fails_fast_on_a_lock(
     client: AsyncClient, db_engine: AsyncEngine
 ) -> None:
     await client.post("/probe/notes/a")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(4):
         with pytest.raises(DBAPIError):
             async with db_engine.connect() as connection, connection.begin():
                 await connection.execute(insert(Note).values(name="a"))
