@@ -35,6 +35,9 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
     for name in os.environ:
         if name.startswith(FOREIGN) or name in FOREIGN_NAMES:
             patch.delenv(name)
+    if "UV" in os.environ:  # the uv that runs these tests, also where it is not on the path
+        uv = str(Path(os.environ["UV"]).parent)
+        patch.setenv("PATH", uv, prepend=os.pathsep)
     patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     for role in ("AUTHOR", "COMMITTER"):

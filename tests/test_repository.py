@@ -1,0 +1,103 @@
+"""The repository: its README, its own commands, and the template read in place."""
+
+import os
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.rendering import QUESTIONS, ROOT, Project, git, run
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def test_the_readmes_test_command_is_the_one_that_ci_runs() -> None:
+    [command] = [
+        block.strip() for block in blocks("sh") if block.endswith("uv run --no-active pytest\n")
+    ]
+    assert "\n" not in command
+    assert (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == command
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_the_readmes_first_command_renders_and_tests_a_service() -> None:
+    [command] = [block.strip() for block in blocks("sh") if "copier copy --defaults" in block]
+    assert "\n" not in command
+    assert command.startswith("python3 -m pip install uv && ")
+    assert command.endswith("pytest")
+
+
+def test_the_readme_shows_files_that_are_rendered(rendered: Callable[..., Path]) -> None:
+    project = rendered()
+    [tree] = [block for block in blocks("text") if block.startswith("my-service/")]
+    parents = [project]
+    for line in tree.splitlines()[1:]:
+        depth = len(re.match(r"[│├└─ \u00a0]*", line)[0]) // 4  # type: ignore[index]
+        name = line.split("─ ")[1].split()[0]
+        parents[depth:] = [parents[depth - 1] / name]
+        assert parents[depth].exists(), line
+
+
+def test_the_readme_names_every_question() -> None:
+    for name in QUESTIONS:
+        assert f"`{name}`" in README
+
+
+def test_no_lock_and_no_machine_is_in_the_repository() -> None:
+    names = git("ls-files", "-z", cwd=ROOT).split("\0")
+    assert not [name for name in names if name.endswith(".lock")]
+    hosts = re.compile(r"(files|test)\.pythonhosted|pypi\.org|/work/|\b/root/|/opt/pypi")
+    for name in names:
+        if name and (ROOT / name).exists() and name != "tests/test_repository.py":
+            text = (ROOT / name).read_text(encoding="utf-8")
+            assert not hosts.search(text), f"{name}: {hosts.search(text)}"
+
+
+def requirements(pyproject: str) -> set[str]:
+    """Name the packages that a rendered pyproject.toml asks for."""
+    read = tomllib.loads(pyproject)
+    listed = [*read["project"]["dependencies"], *read["dependency-groups"]["dev"]]
+    return {re.split(r"[\[>=<]", each)[0] for each in listed}
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx2"])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_no_service_takes_the_name_of_what_it_depends_on(
+    client: str, database: str, rendered: Callable[..., Path]
+) -> None:
+    macros = (ROOT / "macros.jinja").read_text(encoding="utf-8")
+    taken = re.findall(r'"([\w-]+)"', macros.split("TAKEN = [")[1].split("]")[0])
+    project = rendered(http_client=client, database=database)
+    assert requirements((project / "pyproject.toml").read_text()) <= set(taken)
+
+
+def test_all_python_is_formatted_and_linted_in_place() -> None:
+    for command in (["format", "--diff"], ["check"]):
+        done = run("ruff", *command, cwd=ROOT)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_types_of_the_tests_agree() -> None:
+    done = run("mypy", cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.xdist_group("default")
+def test_the_types_of_the_template_agree_in_place(default_project: Project) -> None:
+    # The few modules that hold Jinja are not there; rendered projects are checked with them.
+    mypy = default_project.path / ".venv/bin/mypy"
+    done = run(mypy, "--disable-error-code", "import-not-found", cwd=ROOT / "template")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.xdist_group("default")
+def test_the_rendered_project_does_not_need_this_one(default_project: Project) -> None:
+    said = default_project.check("uv", "run", "python", "-c", "import sys; print(sys.prefix)")
+    assert Path(said.strip().splitlines()[-1]).is_relative_to(default_project.path)
