@@ -36,8 +36,7 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
         if name.startswith(FOREIGN) or name in FOREIGN_NAMES:
             patch.delenv(name)
     if "UV" in os.environ:  # the uv that runs these tests, also where it is not on the path
-        uv = str(Path(os.environ["UV"]).parent)
-        patch.setenv("PATH", uv, prepend=os.pathsep)
+        patch.setenv("PATH", os.environ["PATH"] + os.pathsep + str(Path(os.environ["UV"]).parent))
     patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
     for role in ("AUTHOR", "COMMITTER"):

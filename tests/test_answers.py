@@ -116,9 +116,7 @@ def test_the_command_line_says_last_what_was_wrong(
         ("a" * 40, "a" * 40),
     ],
 )
-def test_the_slug_comes_from_any_name(
-    name: str, slug: str, rendered: Callable[..., Path]
-) -> None:
+def test_the_slug_comes_from_any_name(name: str, slug: str, rendered: Callable[..., Path]) -> None:
     project = rendered(project_name=name)
     pyproject = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
     assert pyproject["project"]["name"] == slug
@@ -172,7 +170,7 @@ def test_any_text_gets_through_unharmed(text: str, rendered: Callable[..., Path]
     assert (answers["project_name"], answers["description"]) == (text, text)
     compose: Any = yaml.safe_load(read("compose.yaml"))
     assert compose["services"]["database"]["environment"]["POSTGRES_DB"] == metadata["name"]
-    formatted = run("ruff", "format", "--check", project, cwd=project)
+    formatted = run(sys.executable, "-m", "ruff", "format", "--check", project, cwd=project)
     assert "app/main.py" not in formatted.stdout.replace("\\", "/")
 
 
@@ -209,9 +207,7 @@ def test_the_oldest_python_is_the_same_everywhere(
 
 
 @pytest.mark.parametrize("licence", ["MIT", "Apache-2.0", "BSD-3-Clause", "Proprietary"])
-def test_the_licence_is_named_and_written_out(
-    licence: str, rendered: Callable[..., Path]
-) -> None:
+def test_the_licence_is_named_and_written_out(licence: str, rendered: Callable[..., Path]) -> None:
     project = rendered(license=licence, author_name="Ada Lovelace")
     text = (project / "LICENSE").read_text(encoding="utf-8")
     metadata = tomllib.loads((project / "pyproject.toml").read_text())["project"]

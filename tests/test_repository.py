@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -80,12 +81,12 @@ def test_no_service_takes_the_name_of_what_it_depends_on(
 
 def test_all_python_is_formatted_and_linted_in_place() -> None:
     for command in (["format", "--diff"], ["check"]):
-        done = run("ruff", *command, cwd=ROOT)
+        done = run(sys.executable, "-m", "ruff", *command, cwd=ROOT)
         assert done.returncode == 0, done.stdout
 
 
 def test_the_types_of_the_tests_agree() -> None:
-    done = run("mypy", cwd=ROOT)
+    done = run(sys.executable, "-m", "mypy", cwd=ROOT)
     assert done.returncode == 0, done.stdout
 
 
