@@ -68,7 +68,7 @@ def test_the_image_migrates_serves_and_is_healthy(
 
 def test_the_image_has_no_rights_no_secrets_and_a_lock(default_project: Project) -> None:
     steps = instructions((default_project.path / "Dockerfile").read_text())
-    assert steps.index(("USER", "service")) > max(i for i, s in enumerate(steps) if s[0] == "RUN")
+    assert steps.index(("USER", "10001")) > max(i for i, s in enumerate(steps) if s[0] == "RUN")
     assert sum(name == "FROM" for name, _ in steps) == 2
     assert any("uv sync --locked --no-dev" in arguments for _, arguments in steps)
 
