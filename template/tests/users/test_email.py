@@ -170,6 +170,6 @@ async def test_without_a_server_email_goes_to_the_log(caplog: pytest.LogCaptureF
 
 
 async def test_server_without_a_sender_address_is_refused(settings: Settings) -> None:
-    values = settings.model_dump(exclude={"email_from"}) | {"smtp_host": "localhost"}
+    values = settings.model_dump() | {"smtp_host": "localhost", "email_from": None}
     with pytest.raises(ValidationError, match="EMAIL_FROM"):
         Settings(_env_file=None, **values)
