@@ -19,13 +19,23 @@ ItemId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 async def get_owned_item(item_id: ItemId, session: SessionDep, user: CurrentUser) -> Item:
     """Return the user's item. Raises HTTPException 404, also for the items of others."""
-    item = await find_item(session, user, item_id)
+    return found(await find_item(session, user, item_id))
+
+
+async def get_locked_item(item_id: ItemId, session: SessionDep, user: CurrentUser) -> Item:
+    """Return the user's item, for this request alone to change. Raises HTTPException 404."""
+    return found(await find_item(session, user, item_id, lock=True))
+
+
+def found(item: Item | None) -> Item:
+    """Return the item. Raises HTTPException 404 when there is none."""
     if item is None:
         raise HTTPException(status.HTTP_404_NOT_FOUND, "No such item")
     return item
 
 
 OwnedItem = Annotated[Item, Depends(get_owned_item)]
+LockedItem = Annotated[Item, Depends(get_locked_item)]
 
 
 def get_feed(connection: HTTPConnection) -> Feed:

@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from app.core.database import SessionDep
 from app.items import service
-from app.items.dependencies import FeedDep, OwnedItem, SocketUser
+from app.items.dependencies import FeedDep, LockedItem, OwnedItem, SocketUser
 from app.items.models import Item
 from app.items.schemas import ItemCreate, ItemEvent, ItemPage, ItemRead, ItemUpdate, PageParams
 from app.users.dependencies import CurrentUser
@@ -99,13 +99,13 @@ async def read_item(item: OwnedItem) -> Item:
 
 @router.patch("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
 async def change_item(
-    data: ItemUpdate, item: OwnedItem, session: SessionDep, feed: FeedDep
+    data: ItemUpdate, item: LockedItem, session: SessionDep, feed: FeedDep
 ) -> Item:
     """Change one of one's own items."""
     return await service.change_item(session, feed, item, data)
 
 
 @router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=NOT_FOUND)
-async def delete_item(item: OwnedItem, session: SessionDep, feed: FeedDep) -> None:
+async def delete_item(item: LockedItem, session: SessionDep, feed: FeedDep) -> None:
     """Delete one of one's own items."""
     await service.delete_item(session, feed, item)

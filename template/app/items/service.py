@@ -30,9 +30,15 @@ async def list_items(
     return items.all(), total or 0
 
 
-async def find_item(session: AsyncSession, owner: User, item_id: int) -> Item | None:
-    """Return the item if it is one of `owner`, else None."""
-    return await session.scalar(select(Item).where(Item.id == item_id, Item.owner_id == owner.id))
+async def find_item(
+    session: AsyncSession, owner: User, item_id: int, *, lock: bool = False
+) -> Item | None:
+    """Return the item if it is one of `owner`, else None.
+
+    With `lock`, nobody else changes or deletes it before the session's transaction ends.
+    """
+    query = select(Item).where(Item.id == item_id, Item.owner_id == owner.id)
+    return await session.scalar(query.with_for_update() if lock else query)
 
 
 async def change_item(session: AsyncSession, feed: Feed, item: Item, data: ItemUpdate) -> Item:

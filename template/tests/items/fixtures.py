@@ -1,33 +1,30 @@
 """Fixtures around items: who owns them, and what they are made by."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.items.feed import Feed
 from app.users.models import User
 from tests.harness.asgi import RunningApp
+from tests.harness.queries import recorded_queries
 from tests.http_client import AsyncClient
 from tests.items.factories import ItemFactory
+from tests.users.factories import UserFactory
 from tests.users.fixtures import ClientFor
 
 
 @pytest.fixture
-async def owner(db_session: AsyncSession) -> User:
+async def owner(user_factory: type[UserFactory]) -> User:
     """A user, whom the tests' items belong to."""
-    return await create_user(db_session, "owner@example.com")
+    return await user_factory.create_async()
 
 
 @pytest.fixture
-async def stranger(db_session: AsyncSession) -> User:
+async def stranger(user_factory: type[UserFactory]) -> User:
     """Another user."""
-    return await create_user(db_session, "stranger@example.com")
-
-
-async def create_user(session: AsyncSession, email: str) -> User:
-    user = User(email=email, password_hash="nobody logs in with it")
-    session.add(user)
-    await session.commit()
-    return user
+    return await user_factory.create_async()
 
 
 @pytest.fixture
@@ -58,3 +55,10 @@ def feed(running_app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> Feed:
     feed = Feed(backlog=3)
     monkeypatch.setitem(running_app.lifespan_state, "feed", feed)
     return feed
+
+
+@pytest.fixture
+async def queries(anyio_backend: str) -> AsyncIterator[list[str]]:
+    """The SQL statements that the application has executed; `queries.clear()` begins anew."""
+    with recorded_queries() as statements:
+        yield statements

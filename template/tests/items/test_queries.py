@@ -1,0 +1,43 @@
+"""How often the database is asked: as often for many items as for one."""
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.items.models import Item
+from app.users.models import User
+from tests.http_client import AsyncClient
+from tests.items.factories import ItemFactory
+
+
+@pytest.mark.parametrize("length", [0, 1, 20])
+async def test_list_asks_three_times_whatever_its_length(
+    owner_client: AsyncClient,
+    owner: User,
+    item_factory: type[ItemFactory],
+    queries: list[str],
+    length: int,
+) -> None:
+    await item_factory.create_batch_async(length, owner_id=owner.id)
+    response = await owner_client.get("/items")
+    assert len(response.json()["items"]) == length
+    assert len(queries) == 3, queries  # the user, the total, the page
+
+
+async def test_only_the_application_is_counted(
+    owner_client: AsyncClient, db_session: AsyncSession, queries: list[str]
+) -> None:
+    assert queries == []  # though the owner has been stored
+    await owner_client.post("/items", json={"title": "Lamp"})
+    kinds = [statement.split()[0] for statement in queries]
+    assert kinds == ["SELECT", "INSERT"]
+    await db_session.scalars(select(Item))
+    assert len(queries) == 2
+
+
+@pytest.mark.own_database
+async def test_the_count_is_the_same_with_real_commits(
+    owner_client: AsyncClient, queries: list[str]
+) -> None:
+    await owner_client.post("/items", json={"title": "Lamp"})
+    assert [statement.split()[0] for statement in queries] == ["SELECT", "INSERT"]
