@@ -1,11 +1,12 @@
 """Rollback per test: all sessions of application and test work inside one transaction."""
 
+import asyncio
 import re
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, NestedTransaction, event, text
+from sqlalchemy import Connection, Engine, NestedTransaction, event, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only, greenlet_spawn
@@ -39,26 +40,34 @@ class SharedTransaction:
         }
 
     async def end_idle_reads(self) -> None:
-        """End the transactions that have only read and are idle: they hold a turn for nothing."""
-        while self.open_sessions and not self.executing and self.open_sessions[-1].is_clean:
-            await greenlet_spawn(self.open_sessions[-1].commit)
+        """End the transactions that have only read and are idle: they keep a turn for nothing."""
+        while self.open_sessions and self.open_sessions[-1].is_idle and not self.executing:
+            await self.open_sessions[-1].end_read()
 
     def before_savepoint(self, *_: object) -> None:
         """Wait for the turn, called from within a session's greenlet."""
         await_only(self.turns.begin(served.get() or self.turns.test))
 
-    def before_execute(self, _c: object, _cursor: object, statement: str, *_: object) -> None:
+    def before_execute(self, *_: object) -> None:
+        """Note that the connection is in use: already making a cursor may take time."""
+        self.executing = True
+
+    def before_cursor_execute(
+        self, _connection: object, _cursor: object, statement: str, *_: object
+    ) -> None:
         """Count each statement, and refuse one that would end the transaction."""
         if ENDS_TRANSACTION.match(statement):
             self.refuse_end()
-        self.executing = True
         self.pending_writes += 1
 
-    def after_execute(self, _c: object, _cursor: object, statement: str, *_: object) -> None:
+    def after_cursor_execute(
+        self, _connection: object, _cursor: object, statement: str, *_: object
+    ) -> None:
         """Take back the count of a statement that only read. One that failed stays counted."""
         self.executing = False
         if READS.match(statement) or WITH.match(statement):
             self.pending_writes -= 1
+            self.turns.notice()
 
     def refuse_end(self, *_: object) -> None:
         """Raise AssertionError: a commit here would write into the next test's database."""
@@ -79,6 +88,8 @@ class SavepointSession(Session):
     savepoint: NestedTransaction | None = None
     writes_before: int
     commits_before: int
+    read_ended: asyncio.Event | None = None
+    changes: int = 0
     opened_by: Participant
 
     @property
@@ -98,6 +109,54 @@ class SavepointSession(Session):
         unflushed = self.new or self.deleted or any(map(self.is_modified, self.dirty))
         return not unflushed and not self.has_pending_writes
 
+    async def end_read(self) -> None:
+        """End a transaction that is idle, whatever its owner is about."""
+        self.read_ended = asyncio.Event()
+        await greenlet_spawn(super().commit)
+        self.read_ended.set()
+
+    def wait_for_end_of_read(self) -> None:
+        """Wait until `end_read` is through; called in the greenlet of the owner."""
+        if self.is_ending_read:
+            assert self.read_ended is not None
+            await_only(self.read_ended.wait())
+
+    @property
+    def is_ending_read(self) -> bool:
+        """Whether `end_read` is under way."""
+        return self.read_ended is not None and not self.read_ended.is_set()
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Mark what `end_read` must not come between."""
+        self.wait_for_end_of_read()
+        self.changes += 1
+        try:
+            yield
+        finally:
+            self.changes -= 1
+
+    def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
+        """Return the connection, for the next statement."""
+        self.wait_for_end_of_read()
+        return super().get_bind(*args, **options)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        """Write what has changed."""
+        with self.changing():
+            super().flush(objects)
+
+    def commit(self) -> None:
+        """Release the savepoint."""
+        with self.changing():
+            super().commit()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether the transaction has only read, and in a request is not under way."""
+        under_way = self.changes or self.is_ending_read or self.opened_by.in_request
+        return self.is_clean and not under_way
+
     def release_if_nothing_to_undo(self) -> None:
         """Release the savepoint, unless the session has written.
 
@@ -116,13 +175,15 @@ class SavepointSession(Session):
 
     def rollback(self) -> None:
         """Undo what the session did since its last commit."""
-        self.release_if_nothing_to_undo()
-        super().rollback()
+        with self.changing():
+            self.release_if_nothing_to_undo()
+            super().rollback()
 
     def close(self) -> None:
         """Let go of all objects, undo what was not committed."""
-        self.release_if_nothing_to_undo()
-        super().close()
+        with self.changing():
+            self.release_if_nothing_to_undo()
+            super().close()
 
 
 @event.listens_for(SavepointSession, "after_begin")
@@ -154,6 +215,7 @@ def session_ends(session: SavepointSession, transaction: SessionTransaction) -> 
         session.savepoint = None
         session.transaction.pending_writes = session.writes_before
         session.transaction.open_sessions.remove(session)
+        session.transaction.executing = False  # also after a statement that failed
         session.transaction.turns.disengage(session.opened_by)
 
 
@@ -165,8 +227,9 @@ async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[SharedTr
         transaction = SharedTransaction(connection)
         listeners: dict[str, Callable[..., None]] = {
             "savepoint": transaction.before_savepoint,
-            "before_cursor_execute": transaction.before_execute,
-            "after_cursor_execute": transaction.after_execute,
+            "before_execute": transaction.before_execute,
+            "before_cursor_execute": transaction.before_cursor_execute,
+            "after_cursor_execute": transaction.after_cursor_execute,
             "commit": transaction.refuse_end,
             "rollback": transaction.refuse_end,
         }

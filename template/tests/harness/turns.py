@@ -10,6 +10,7 @@ class Participant:
 
     def __init__(self) -> None:
         self.engagements = 0  # the request as a whole, and each transaction of a session
+        self.in_request = False
 
 
 served: ContextVar[Participant | None] = ContextVar("served", default=None)
@@ -24,16 +25,20 @@ class Turns:
         self.test = Participant()
         self.current: Participant | None = None
         self._make_room = make_room
-        self._free = asyncio.Event()
+        self._changed = asyncio.Event()
 
     async def begin(self, who: Participant) -> None:
         """Wait until nobody but `who` is at work."""
         while self.current not in {None, who}:
             await self._make_room()
             if self.current not in {None, who}:
-                self._free.clear()
-                await self._free.wait()
+                self._changed.clear()
+                await self._changed.wait()
         self.current = who
+
+    def notice(self) -> None:
+        """Let those who wait see whether there is room now."""
+        self._changed.set()
 
     def engage(self, who: Participant) -> None:
         """Keep the turn until `who` has disengaged as often as it has engaged."""
@@ -44,4 +49,4 @@ class Turns:
         who.engagements -= 1
         if who.engagements == 0 and self.current is who:
             self.current = None
-            self._free.set()
+            self.notice()

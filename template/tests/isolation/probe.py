@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.core.database import SessionFactoryDep, get_session
+from app.core.database import SessionDep, SessionFactoryDep, get_session
 
 # Open until the response is sent, unlike SessionDep: the harder case for background tasks.
 LongSession = Annotated[AsyncSession, Depends(get_session)]
@@ -174,6 +174,14 @@ async def create_slowly(name: str, factory: SessionFactoryDep) -> int:
         return len((await session.scalars(select(Note))).all())
 
 
+@router.post("/numbered")
+async def create_next(session: LongSession) -> None:
+    count = len((await session.scalars(select(Note))).all())
+    await asyncio.sleep(0)  # others may go on
+    session.add(Note(name=str(count)))
+    await session.commit()
+
+
 @router.post("/hang")
 async def write_and_hang(session: LongSession) -> None:
     session.add(Note(name="never"))
@@ -198,6 +206,16 @@ async def socket(websocket: WebSocket, factory: SessionFactoryDep) -> None:
     async for name in websocket.iter_text():
         await save(factory, name)
         await websocket.send_text(f"saved {name}")
+
+
+@router.websocket("/socket-with-session")
+async def socket_with_session(websocket: WebSocket, session: SessionDep) -> None:
+    await websocket.accept()
+    async for name in websocket.iter_text():
+        session.add(Note(name=name))
+        await session.commit()
+        count = len((await session.scalars(select(Note))).all())
+        await websocket.send_text(f"{count} saved")  # with a transaction open, until the next
 
 
 @router.post("/endless")

@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 
 from tests.conftest import MakeClient
-from tests.http_client import AsyncClient
+from tests.http_client import AsyncClient, connect_websocket
 from tests.isolation.probe import greeter, hanging, tenant
 
 twice = pytest.mark.parametrize("run", [1, 2])
@@ -21,6 +21,25 @@ async def test_concurrent_requests_all_succeed_and_see_the_commits_of_others(
         for number in range(6, 9):
             tasks.create_task(client.post(f"/probe/notes/{number}?in_background=b{number}"))
     assert len((await client.get("/probe/notes")).json()) == 12
+
+
+async def test_request_is_over_before_the_next_begins(client: AsyncClient) -> None:
+    await asyncio.gather(*(client.post("/probe/numbered") for _ in range(3)))
+    assert (await client.get("/probe/notes")).json() == ["0", "1", "2"]
+
+
+async def test_sockets_and_requests_take_turns(client: AsyncClient) -> None:
+    async with (
+        connect_websocket(client, "/probe/socket-with-session") as one,
+        connect_websocket(client, "/probe/socket-with-session") as two,
+    ):
+        await one.send_text("a")
+        await two.send_text("b")
+        await client.post("/probe/notes/c")
+        assert {await one.receive_text(), await two.receive_text()} <= {
+            f"{count} saved" for count in (1, 2, 3)
+        }
+        assert sorted((await client.get("/probe/notes")).json()) == ["a", "b", "c"]
 
 
 async def test_request_that_is_cancelled_leaves_nothing_behind(client: AsyncClient) -> None:
