@@ -2,10 +2,11 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,8 +52,11 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
 def run(
     *command: str | Path, cwd: Path, timeout: float = 240, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, without a terminal; what it says is in `stdout`."""
-    return subprocess.run(
+    """Run a command to its end, without a terminal; what it says is in `stdout`.
+
+    Raises subprocess.TimeoutExpired, when the command and all that it started are gone.
+    """
+    with subprocess.Popen(
         command,
         cwd=cwd,
         env={**os.environ, **(env or {})},
@@ -60,9 +64,17 @@ def run(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         encoding="utf-8",
-        timeout=timeout,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=timeout)
+        except BaseException:
+            for sign in (signal.SIGINT, signal.SIGKILL):  # first let it stop its own servers
+                with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+                    os.killpg(process.pid, sign)
+                    process.communicate(timeout=10)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, said)
 
 
 def git(*arguments: str | Path, cwd: Path) -> str:
