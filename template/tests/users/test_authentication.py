@@ -1,6 +1,5 @@
 """The ways in which a test's client can say who calls."""
 
-import asyncio
 from collections.abc import Generator
 
 from fastapi import FastAPI
@@ -64,6 +63,5 @@ async def test_two_users_at_once_stay_apart(
 ) -> None:
     ada, bob = await user_factory.create_batch_async(2)
     as_ada, as_bob = await client_for(ada), await client_for(bob)
-    clients = (as_ada, as_bob, as_ada)
-    answers = await asyncio.gather(*(client.get("/users/me") for client in clients))
+    answers = [await client.get("/users/me") for client in (as_ada, as_bob, as_ada)]
     assert [answer.json()["id"] for answer in answers] == [ada.id, bob.id, ada.id]
