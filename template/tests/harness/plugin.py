@@ -23,6 +23,9 @@ Cancelled, it ends like any failed test. What does not heed that, pytest-timeout
 and with it the event loop of all tests.
 """
 
+LAST_STEPS = 20
+"""How often the event loop turns before a task counts as left over: closing takes some turns."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
@@ -167,7 +170,8 @@ async def cancel_stray_tasks(before: set[asyncio.Task[Any]]) -> list[str]:
         await asyncio.wait(being_served, timeout=1)
     if being_served:  # or one that a fixture holds open: what it started cannot be told apart
         return []
-    await asyncio.sleep(0)
+    for _ in range(LAST_STEPS):
+        await asyncio.sleep(0)
     stray = asyncio.all_tasks() - before
     generators = {task for task in stray if not iscoroutine(task.get_coro())}
     if generators:  # abandoned half-way, which the event loop is closing

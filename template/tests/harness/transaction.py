@@ -7,13 +7,16 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Engine, NestedTransaction, event, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import await_only, greenlet_spawn
 
 from tests.harness.turns import Participant, Turns, served
 
-READS = re.compile(r"\s*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE)\b", re.I)
+READS = re.compile(
+    r"\s*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE|ROLLBACK TO)\b", re.I
+)
 WITH = re.compile(r"\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b)", re.I | re.S)
 ENDS_TRANSACTION = re.compile(r"\s*(COMMIT|END|ABORT|ROLLBACK(?! TO\b))\b", re.I)
 
@@ -25,7 +28,7 @@ class SharedTransaction:
         self.connection = connection
         self.turns = Turns(self.end_idle_reads)
         self.open_sessions: list[SavepointSession] = []
-        self.pending_writes = 0  # statements whose effect no session has committed
+        self.pending_writes = 0  # statements that a rollback of their session would undo
         self.commits = 0  # of sessions that had written
         self.executing = False
 
@@ -55,19 +58,24 @@ class SharedTransaction:
     def before_cursor_execute(
         self, _connection: object, _cursor: object, statement: str, *_: object
     ) -> None:
-        """Count each statement, and refuse one that would end the transaction."""
+        """Refuse a statement that would end the transaction."""
         if ENDS_TRANSACTION.match(statement):
             self.refuse_end()
-        self.pending_writes += 1
 
     def after_cursor_execute(
         self, _connection: object, _cursor: object, statement: str, *_: object
     ) -> None:
-        """Take back the count of a statement that only read. One that failed stays counted."""
+        """Count a statement that has written, or tell those who wait that one has read."""
         self.executing = False
         if READS.match(statement) or WITH.match(statement):
-            self.pending_writes -= 1
             self.turns.notice()
+        else:
+            self.pending_writes += 1
+
+    def handle_error(self, context: ExceptionContext) -> None:
+        """Count a statement that has failed: PostgreSQL goes on after a rollback only."""
+        if context.connection is self.connection.sync_connection:
+            self.pending_writes += 1
 
     def refuse_end(self, *_: object) -> None:
         """Raise AssertionError: a commit here would write into the next test's database."""
@@ -235,6 +243,7 @@ async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[SharedTr
         }
         for name, listener in listeners.items():
             event.listen(connection.sync_connection, name, listener)
+        event.listen(engine.sync_engine, "handle_error", transaction.handle_error)
         try:
             yield transaction
             if engine.dialect.name == "postgresql" and outermost.is_active:
@@ -243,4 +252,5 @@ async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[SharedTr
         finally:
             for name, listener in listeners.items():
                 event.remove(connection.sync_connection, name, listener)
+            event.remove(engine.sync_engine, "handle_error", transaction.handle_error)
             await outermost.rollback()

@@ -1,0 +1,283 @@
+"""The isolation proofs hold wherever they can run, and each part of the harness is needed."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.rendering import Project, run
+
+# Taken before the environment is cleaned: a server of one's own, as a team has in its CI.
+EXTERNAL = os.environ.get("TEST_DATABASE_URL")
+BACKWARDS = "def pytest_collection_modifyitems(items): items.reverse()"
+
+Installed = Callable[[str], Project]
+
+
+class Mutant(NamedTuple):
+    """A fault in the harness: a text in the files of a glob, and what stands there instead."""
+
+    name: str
+    files: str
+    text: str
+    replacement: str
+
+
+TRANSACTION = "tests/harness/transaction.py"
+ISOLATION = "tests/harness/isolation.py"
+ASGI = "tests/harness/asgi.py"
+PLUGIN = "tests/harness/plugin.py"
+CONFTEST = "tests/conftest.py"
+DATABASE = "app/core/database.py"
+
+MUTANTS = [
+    Mutant(
+        "SQLAlchemy's default join mode",
+        TRANSACTION,
+        '"join_transaction_mode": "create_savepoint"',
+        '"join_transaction_mode": "conditional_savepoint"',
+    ),
+    Mutant(
+        "sessions not bound to the transaction",
+        ISOLATION,
+        "        factory.kw = {**factory.kw, **self.session_options}\n",
+        "",
+    ),
+    Mutant(
+        "only the dependency overridden",
+        ISOLATION,
+        "        factory.kw = {**factory.kw, **self.session_options}\n",
+        "        async def session():\n"
+        "            async with async_sessionmaker(**self.session_options)() as session:\n"
+        "                yield session\n"
+        "        from app.core.database import get_session\n"
+        "        app.dependency_overrides[get_session] = session\n",
+    ),
+    Mutant(
+        "one session for test and application",
+        ISOLATION,
+        "        factory.kw = {**factory.kw, **self.session_options}\n",
+        "        factory.kw = {**factory.kw, **self.session_options}\n"
+        "        session = factory()\n"
+        "        from app.core.database import get_session\n"
+        "        app.dependency_overrides[get_session] = lambda: session\n",
+    ),
+    Mutant("no real BEGIN", DATABASE, ', "begin": begin_sqlite_transaction', ""),
+    Mutant("foreign keys not enforced", DATABASE, "foreign_keys = ON", "foreign_keys = OFF"),
+    Mutant(
+        "no release when a session is closed",
+        TRANSACTION,
+        "        if not self.has_pending_writes:\n            self.savepoint.commit()\n",
+        "        if not self.has_pending_writes:\n            return\n",
+    ),
+    Mutant(
+        "every closed session is released",
+        TRANSACTION,
+        "        if not self.has_pending_writes:\n            self.savepoint.commit()\n",
+        "        if True:\n            self.savepoint.commit()\n",
+    ),
+    Mutant(
+        "a lock for each session in place of each request",
+        TRANSACTION,
+        "        await_only(self.turns.begin(served.get() or self.turns.test))\n",
+        "        self.turns._make_room = lambda: asyncio.sleep(0)\n"
+        "        await_only(self.turns.begin(Participant()))\n",
+    ),
+    Mutant(
+        "no turns", "tests/harness/turns.py", "while self.current not in {None, who}", "while 0"
+    ),
+    Mutant(
+        "requests not kept in turn",
+        ISOLATION,
+        "        await self._turns.begin(who)\n        self._turns.engage(who)\n        who.in_request = True\n",
+        "",
+    ),
+    Mutant(
+        "idle reads keep their turn",
+        TRANSACTION,
+        "while self.open_sessions and self.open_sessions[-1].is_idle",
+        "while 0",
+    ),
+    Mutant(
+        "uncommitted writes of the test not noticed",
+        ISOLATION,
+        "        if self._test_has_uncommitted_writes():",
+        "        if False:",
+    ),
+    Mutant(
+        "objects of the test not reloaded",
+        ISOLATION,
+        "            await reload_known_objects(self._session)\n",
+        "",
+    ),
+    Mutant(
+        "the connection may be committed",
+        TRANSACTION,
+        '            "commit": transaction.refuse_end,\n',
+        "",
+    ),
+    Mutant(
+        "a rollback may undo the commits of others",
+        TRANSACTION,
+        "elif self.transaction.commits > self.commits_before:",
+        "elif False:",
+    ),
+    Mutant(
+        "deferred constraints not checked", TRANSACTION, "SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"
+    ),
+    Mutant(
+        "no lock timeout on SQLite",
+        "tests/harness/sqlite.py",
+        'LOCK_TIMEOUT = {"timeout": 1}',
+        'LOCK_TIMEOUT = {"timeout": 60}',
+    ),
+    Mutant(
+        "no lock timeout on PostgreSQL",
+        "tests/harness/postgresql.py",
+        '"lock_timeout": "1000"',
+        '"lock_timeout": "0"',
+    ),
+    Mutant(
+        "overrides not restored",
+        ISOLATION,
+        "dict(app.dependency_overrides)",
+        "app.dependency_overrides",
+    ),
+    Mutant(
+        "requests in the task of the test",
+        ASGI,
+        "                tasks.start_soon(serve)",
+        "                await serve()",
+    ),
+    Mutant(
+        "lifespan not run",
+        ASGI,
+        "    async with app.router.lifespan_context(app) as state:\n        yield RunningApp(app, dict(state or {}))",
+        "    yield RunningApp(app, {})",
+    ),
+    Mutant(
+        "lifespan state shared by all requests",
+        ASGI,
+        "dict(self.running.lifespan_state)",
+        "self.running.lifespan_state",
+    ),
+    Mutant("an event loop and an engine for each test", "tests/**/*.py", '(scope="session")', ""),
+    Mutant(
+        "stray tasks not noticed",
+        PLUGIN,
+        "    stray = asyncio.all_tasks() - before\n",
+        "    stray = set()\n",
+    ),
+    Mutant(
+        "hanging tests not cancelled", PLUGIN, "asyncio.timeout(limit)", "asyncio.timeout(None)"
+    ),
+    Mutant("sync tests not refused", PLUGIN, "            items[index] = refused\n", ""),
+    Mutant(
+        "the marked test shares the database",
+        CONFTEST,
+        "        async with databases.copy() as engine:\n            yield OwnDatabase(engine)",
+        "        yield OwnDatabase(db_engine)",
+    ),
+]
+
+
+def prove(project: Project, directory: Path, *options: str, **env: str) -> tuple[int, str]:
+    """Run the proofs in a copy of the project, with its environment; return exit code and output."""
+    if not directory.exists():
+        shutil.copytree(project.path, directory, ignore=shutil.ignore_patterns(".venv", ".git"))
+    python = project.path / ".venv" / "bin" / "python"
+    command = (str(python), "-m", "pytest", "tests/isolation", "-q", "-p", "no:cacheprovider")
+    done = run(*command, *options, cwd=directory, env={"PYTHONDONTWRITEBYTECODE": "1", **env})
+    return done.returncode, done.stdout
+
+
+@pytest.fixture(
+    params=["sqlite file", "sqlite memory", "postgresql embedded", "postgresql external"]
+)
+def database(
+    request: pytest.FixtureRequest, installed: Installed
+) -> tuple[Project, dict[str, str]]:
+    """A project, and the environment that makes its tests run on one of the databases."""
+    if request.param == "sqlite file":
+        return installed("core"), {}
+    if request.param == "sqlite memory":
+        return installed("core"), {"TEST_DATABASE_URL": "sqlite+aiosqlite://"}
+    if request.param == "postgresql embedded":
+        return installed("postgresql-core"), {}
+    if EXTERNAL is None or not EXTERNAL.startswith("postgresql"):
+        pytest.skip("TEST_DATABASE_URL names no PostgreSQL server")
+    return installed("postgresql-core"), {"TEST_DATABASE_URL": EXTERNAL}
+
+
+def test_proofs_hold_in_parallel_and_backwards(
+    database: tuple[Project, dict[str, str]], tmp_path: Path
+) -> None:
+    project, env = database
+    code, output = prove(project, tmp_path / "copy", "-n", "4", **env)
+    assert code == 0, output
+    (tmp_path / "copy" / "backwards.py").write_text(BACKWARDS, encoding="utf-8")
+    code, output = prove(project, tmp_path / "copy", "-p", "no:randomly", "-p", "backwards", **env)
+    assert code == 0, output
+
+
+@pytest.mark.parametrize("name", ["core", "postgresql-core"])
+@pytest.mark.parametrize("seeds", [range(start, start + 5) for start in (1, 6, 11, 16)])
+def test_proofs_hold_in_twenty_random_orders(
+    installed: Installed, tmp_path: Path, name: str, seeds: range
+) -> None:
+    for seed in seeds:
+        code, output = prove(
+            installed(name),
+            tmp_path / "copy",
+            f"--randomly-seed={seed}",
+            "--deselect=tests/isolation/test_guards.py",
+        )
+        assert code == 0, output
+
+
+@pytest.mark.parametrize("name", ["core", "postgresql-core"])
+@pytest.mark.parametrize("python", ["3.12", "3.13"])
+def test_proofs_hold_on_newer_pythons(
+    installed: Installed, tmp_path: Path, name: str, python: str
+) -> None:
+    if run("uv", "python", "find", "--no-project", python, cwd=tmp_path).returncode:
+        pytest.skip(f"there is no Python {python}")
+    done = installed(name).run(
+        *("uv", "run", "--python", python, "pytest", "-q", "tests/isolation"),
+        UV_PROJECT_ENVIRONMENT=str(tmp_path / "venv"),
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
+def test_mutant_of_the_harness_is_caught(
+    installed: Installed,
+    tmp_path: Path,
+    mutant: Mutant,
+    record_property: Callable[[str, object], None],
+) -> None:
+    for name in ("core", "postgresql-core"):
+        copy = tmp_path / name
+        shutil.copytree(installed(name).path, copy, ignore=shutil.ignore_patterns(".venv", ".git"))
+        plant(mutant, copy)
+        code, output = prove(installed(name), copy, "-x", "-rfE", "-o", "timeout=10")
+        caught_by = re.findall(r"^(?:FAILED|ERROR) tests/isolation/(\S+)", output, re.MULTILINE)
+        if code != 0 and caught_by:
+            record_property("mutant", f"{mutant.name}: {caught_by[0]} ({name})")
+            return
+    pytest.fail(f"survived: {mutant.name}\n{output}")
+
+
+def plant(mutant: Mutant, directory: Path) -> None:
+    """Put the fault into all files that have its text."""
+    found = False
+    for file in directory.glob(mutant.files):
+        text = file.read_text(encoding="utf-8")
+        if mutant.text in text:
+            file.write_text(text.replace(mutant.text, mutant.replacement), encoding="utf-8")
+            found = True
+    assert found, f"{mutant.files} no longer has the text: {mutant.text}"
