@@ -1,0 +1,34 @@
+"""What the outside relies on, compared with what was accepted before.
+
+`uv run pytest --snapshot-update` accepts a change; the difference then shows in the review.
+"""
+
+import pytest
+from fastapi import FastAPI
+from syrupy.assertion import SnapshotAssertion
+from syrupy.extensions.json import JSONSnapshotExtension
+from syrupy.matchers import path_type
+
+from tests.http_client import AsyncClient
+
+
+@pytest.fixture
+def snapshot_json(snapshot: SnapshotAssertion) -> SnapshotAssertion:
+    """Snapshots as JSON, a file each."""
+    return snapshot.use_extension(JSONSnapshotExtension)
+
+
+async def test_openapi_document(app: FastAPI, snapshot_json: SnapshotAssertion) -> None:
+    document = {name: part for name, part in app.openapi().items() if name != "info"}
+    assert document == snapshot_json
+
+
+async def test_item_body(owner_client: AsyncClient, snapshot_json: SnapshotAssertion) -> None:
+    response = await owner_client.post("/items", json={"title": "Lamp", "description": "green"})
+    moving_parts = {"id": (int,), "owner_id": (int,), "created_at": (str,)}
+    assert response.json() == snapshot_json(matcher=path_type(moving_parts))
+
+
+async def test_error_body(owner_client: AsyncClient, snapshot_json: SnapshotAssertion) -> None:
+    response = await owner_client.post("/items", json={"title": ""})
+    assert response.json() == snapshot_json

@@ -1,0 +1,48 @@
+"""Starlette's synchronous client beside the async suite: on an event loop of its own.
+
+For plain functions, such as a script's or a doctest's. In an async test it would hold up the
+loop, and the test's engine, session and transaction belong to the loop of the tests: hence a
+database of its own, which no `db_session` sees, and no rollback. Everywhere else, use `client`.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from fastapi import FastAPI
+from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+NEW_USER = {"email": "ada@example.com", "password": "correct horse battery"}
+
+
+@pytest.fixture
+def sync_client(standalone_app: FastAPI) -> Iterator[TestClient]:
+    """A client of the application in a thread of its own, the lifespan run, logged in."""
+    with TestClient(standalone_app) as client:
+        client.post("/users", json=NEW_USER)
+        login = {"username": NEW_USER["email"], "password": NEW_USER["password"]}
+        token = client.post("/token", data=login).json()["access_token"]
+        client.headers["Authorization"] = f"Bearer {token}"
+        yield client
+
+
+def test_requests_without_await(sync_client: TestClient) -> None:
+    created = sync_client.post("/items", json={"title": "Lamp"})
+    assert created.status_code == 201
+    assert sync_client.get("/items").json() == {"items": [created.json()], "total": 1}
+
+
+def test_websocket_without_await(sync_client: TestClient) -> None:
+    with sync_client.websocket_connect("/items/feed") as socket:
+        sync_client.post("/items", json={"title": "Lamp"})
+        assert socket.receive_json()["item"]["title"] == "Lamp"
+
+
+def test_refused_websocket(standalone_app: FastAPI) -> None:
+    with (
+        TestClient(standalone_app) as client,
+        pytest.raises(WebSocketDisconnect) as refusal,
+        client.websocket_connect("/items/feed"),
+    ):
+        pytest.fail("The socket opened.")
+    assert refusal.value.code == 1008
