@@ -28,6 +28,7 @@ class Mutant(NamedTuple):
 
 
 TRANSACTION = "tests/harness/transaction.py"
+SESSION = "tests/harness/session.py"
 ISOLATION = "tests/harness/isolation.py"
 ASGI = "tests/harness/asgi.py"
 PLUGIN = "tests/harness/plugin.py"
@@ -70,13 +71,13 @@ MUTANTS = [
     Mutant("foreign keys not enforced", DATABASE, "foreign_keys = ON", "foreign_keys = OFF"),
     Mutant(
         "no release when a session is closed",
-        TRANSACTION,
+        SESSION,
         "        if not self.has_pending_writes:\n            self.savepoint.commit()\n",
         "        if not self.has_pending_writes:\n            return\n",
     ),
     Mutant(
         "every closed session is released",
-        TRANSACTION,
+        SESSION,
         "        if not self.has_pending_writes:\n            self.savepoint.commit()\n",
         "        if True:\n            self.savepoint.commit()\n",
     ),
@@ -122,7 +123,7 @@ MUTANTS = [
     ),
     Mutant(
         "a rollback may undo the commits of others",
-        TRANSACTION,
+        SESSION,
         "elif self.transaction.commits > self.commits_before:",
         "elif False:",
     ),

@@ -13,7 +13,8 @@ from sqlalchemy import event, inspect, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState
 
-from tests.harness.transaction import SavepointSession, SharedTransaction
+from tests.harness.session import SavepointSession
+from tests.harness.transaction import SharedTransaction
 from tests.harness.turns import Participant, served
 
 

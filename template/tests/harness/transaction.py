@@ -1,21 +1,20 @@
 """Rollback per test: all sessions of application and test work inside one transaction."""
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NestedTransaction, event, text
+from sqlalchemy import event, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import await_only
 
-from tests.harness.turns import Participant, Turns, served
+from tests.harness.session import SavepointSession
+from tests.harness.turns import Turns, served
 
 READS = re.compile(
-    r"\s*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE|ROLLBACK TO)\b", re.I
+    r"[\s(]*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE|ROLLBACK TO)\b", re.I
 )
 WITH = re.compile(r"\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b)", re.I | re.S)
 ENDS_TRANSACTION = re.compile(r"\s*(COMMIT|END|ABORT|ROLLBACK(?! TO\b))\b", re.I)
@@ -83,148 +82,6 @@ class SharedTransaction:
             "The connection's transaction belongs to the test and was about to be ended. "
             "Commit the session instead, or mark the test with @pytest.mark.own_database."
         )
-
-
-class SavepointSession(Session):
-    """A session whose transaction is a savepoint in the test's transaction.
-
-    Its commit releases the savepoint; its rollback goes back there, and undoes what the
-    session did. It would undo as well what others have committed since, such as a background
-    task while the request's session is open: so a session with nothing to undo only releases.
-    """
-
-    savepoint: NestedTransaction | None = None
-    writes_before: int
-    commits_before: int
-    read_ended: asyncio.Event | None = None
-    changes: int = 0
-    opened_by: Participant
-
-    @property
-    def transaction(self) -> SharedTransaction:
-        """The transaction that the session works in."""
-        transaction: SharedTransaction = self.info["transaction"]
-        return transaction
-
-    @property
-    def has_pending_writes(self) -> bool:
-        """Whether there is something in the database that a rollback would undo."""
-        return self.savepoint is not None and self.transaction.pending_writes > self.writes_before
-
-    @property
-    def is_clean(self) -> bool:
-        """Whether neither the database nor the session holds anything to commit."""
-        unflushed = self.new or self.deleted or any(map(self.is_modified, self.dirty))
-        return not unflushed and not self.has_pending_writes
-
-    async def end_read(self) -> None:
-        """End a transaction that is idle, whatever its owner is about."""
-        self.read_ended = asyncio.Event()
-        await greenlet_spawn(super().commit)
-        self.read_ended.set()
-
-    def wait_for_end_of_read(self) -> None:
-        """Wait until `end_read` is through; called in the greenlet of the owner."""
-        if self.is_ending_read:
-            assert self.read_ended is not None
-            await_only(self.read_ended.wait())
-
-    @property
-    def is_ending_read(self) -> bool:
-        """Whether `end_read` is under way."""
-        return self.read_ended is not None and not self.read_ended.is_set()
-
-    @contextmanager
-    def changing(self) -> Iterator[None]:
-        """Mark what `end_read` must not come between."""
-        self.wait_for_end_of_read()
-        self.changes += 1
-        try:
-            yield
-        finally:
-            self.changes -= 1
-
-    def get_bind(self, *args: Any, **options: Any) -> Engine | Connection:
-        """Return the connection, for the next statement."""
-        self.wait_for_end_of_read()
-        return super().get_bind(*args, **options)
-
-    def flush(self, objects: Sequence[Any] | None = None) -> None:
-        """Write what has changed."""
-        with self.changing():
-            super().flush(objects)
-
-    def commit(self) -> None:
-        """Release the savepoint."""
-        with self.changing():
-            super().commit()
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether the transaction has only read, and in a request is not under way."""
-        under_way = self.changes or self.is_ending_read or self.opened_by.in_request
-        return self.is_clean and not under_way
-
-    def release_if_nothing_to_undo(self) -> None:
-        """Release the savepoint, unless the session has written.
-
-        Raises AssertionError when going back would undo more than that.
-        """
-        if self.savepoint is None or not self.savepoint.is_active:
-            return
-        if not self.has_pending_writes:
-            self.savepoint.commit()
-        elif self.transaction.commits > self.commits_before:
-            raise AssertionError(
-                "A session is rolled back that has written something, and since then another one "
-                "has committed. On the one connection of a test, both would be undone: "
-                "mark the test with @pytest.mark.own_database."
-            )
-
-    def rollback(self) -> None:
-        """Undo what the session did since its last commit."""
-        with self.changing():
-            self.release_if_nothing_to_undo()
-            super().rollback()
-
-    def close(self) -> None:
-        """Let go of all objects, undo what was not committed."""
-        with self.changing():
-            self.release_if_nothing_to_undo()
-            super().close()
-
-
-@event.listens_for(SavepointSession, "after_begin")
-def session_begins(
-    session: SavepointSession, transaction: SessionTransaction, connection: Connection
-) -> None:
-    """Note where the session's transaction begins."""
-    if transaction.parent is None:
-        session.savepoint = connection.get_nested_transaction()
-        session.writes_before = session.transaction.pending_writes
-        session.commits_before = session.transaction.commits
-        session.transaction.open_sessions.append(session)
-        turns = session.transaction.turns
-        assert turns.current is not None
-        session.opened_by = turns.current
-        turns.engage(session.opened_by)
-
-
-@event.listens_for(SavepointSession, "after_commit")
-def session_commits(session: SavepointSession) -> None:
-    """Note that there is something now that no other session may undo."""
-    session.transaction.commits += session.has_pending_writes
-
-
-@event.listens_for(SavepointSession, "after_transaction_end")
-def session_ends(session: SavepointSession, transaction: SessionTransaction) -> None:
-    """Note that what the session wrote is committed, or undone."""
-    if transaction.parent is None and session.savepoint is not None:
-        session.savepoint = None
-        session.transaction.pending_writes = session.writes_before
-        session.transaction.open_sessions.remove(session)
-        session.transaction.executing = False  # also after a statement that failed
-        session.transaction.turns.disengage(session.opened_by)
 
 
 @asynccontextmanager
