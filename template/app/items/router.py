@@ -7,12 +7,21 @@ from typing import Annotated, Any
 from anyio import create_task_group
 from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
+from pydantic.json_schema import SkipJsonSchema
 
 from app.core.database import SessionDep
 from app.items import service
 from app.items.dependencies import FeedDep, LockedItem, OwnedItem, SocketUser
 from app.items.models import Item
-from app.items.schemas import ItemCreate, ItemEvent, ItemPage, ItemRead, ItemUpdate, PageParams
+from app.items.schemas import (
+    EventId,
+    ItemCreate,
+    ItemEvent,
+    ItemPage,
+    ItemRead,
+    ItemUpdate,
+    PageParams,
+)
 from app.users.dependencies import CurrentUser
 
 router = APIRouter(
@@ -21,12 +30,15 @@ router = APIRouter(
     responses={status.HTTP_401_UNAUTHORIZED: {"description": "The access token is not valid"}},
 )
 
+BAD_BODY: dict[int | str, dict[str, Any]] = {
+    status.HTTP_400_BAD_REQUEST: {"description": "The body is not text"}
+}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {
     status.HTTP_404_NOT_FOUND: {"description": "No such item"}
 }
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, response_model=ItemRead)
+@router.post("", status_code=status.HTTP_201_CREATED, response_model=ItemRead, responses=BAD_BODY)
 async def create_item(
     data: ItemCreate, session: SessionDep, user: CurrentUser, feed: FeedDep
 ) -> Item:
@@ -47,7 +59,7 @@ async def list_items(
 async def stream_items(
     user: CurrentUser,
     feed: FeedDep,
-    last_event_id: Annotated[int | None, Header(ge=0, le=2**63 - 1)] = None,
+    last_event_id: Annotated[EventId | SkipJsonSchema[None], Header()] = None,
     follow: bool = True,
 ) -> AsyncIterator[ServerSentEvent]:
     """Follow what happens to one's own items, as server-sent events.
@@ -97,7 +109,7 @@ async def read_item(item: OwnedItem) -> Item:
     return item
 
 
-@router.patch("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
+@router.patch("/{item_id}", response_model=ItemRead, responses=BAD_BODY | NOT_FOUND)
 async def change_item(
     data: ItemUpdate, item: LockedItem, session: SessionDep, feed: FeedDep
 ) -> Item:

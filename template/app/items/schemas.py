@@ -55,12 +55,13 @@ class PageParams(BaseModel):
     offset: int = Field(default=0, ge=0, le=2**31 - 1)
 
 
+EventId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 ItemEventKind = Literal["created", "changed", "deleted"]
 
 
 class ItemEvent(BaseModel):
     """What happened to an item; of a deleted one, how it was last."""
 
-    id: int
+    id: EventId
     kind: ItemEventKind
     item: ItemRead

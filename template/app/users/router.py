@@ -20,7 +20,10 @@ router = APIRouter(tags=["users"])
     "/users",
     status_code=status.HTTP_201_CREATED,
     response_model=UserRead,
-    responses={status.HTTP_409_CONFLICT: {"description": "The address has an account already"}},
+    responses={
+        status.HTTP_400_BAD_REQUEST: {"description": "The body is not text"},
+        status.HTTP_409_CONFLICT: {"description": "The address has an account already"},
+    },
 )
 async def sign_up(
     data: UserCreate,

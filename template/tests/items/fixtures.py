@@ -44,9 +44,7 @@ async def stranger_client(client_for: ClientFor, stranger: User) -> AsyncClient:
 
 
 @pytest.fixture
-def item_factory(
-    db_session: AsyncSession, monkeypatch: pytest.MonkeyPatch
-) -> type[ItemFactory]:
+def item_factory(db_session: AsyncSession, monkeypatch: pytest.MonkeyPatch) -> type[ItemFactory]:
     """The factory of items. What `create_async` makes is in the test's database, committed."""
     # An attribute of the class, which would outlive the test.
     monkeypatch.setattr(ItemFactory, "__async_session__", db_session)

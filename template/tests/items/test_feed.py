@@ -27,7 +27,11 @@ def test_event_reaches_each_follower_of_its_owner_only(backend: str) -> None:
             feed.publish("created", item(7))
             feed.publish("deleted", item(8, STRANGER))
             with anyio.fail_after(1):
-                assert [(await events.receive()).item.id for events in (one, two, other)] == [7, 7, 8]
+                assert [(await events.receive()).item.id for events in (one, two, other)] == [
+                    7,
+                    7,
+                    8,
+                ]
             with pytest.raises(anyio.WouldBlock):
                 one.receive_nowait()
 

@@ -173,7 +173,7 @@ async def test_items_of_others_do_not_exist(
 async def test_id_that_no_item_can_have_is_refused(
     owner_client: AsyncClient, method: str, item_id: str
 ) -> None:
-    body = {} if method == "PATCH" else None
+    body: dict[str, str] | None = {} if method == "PATCH" else None
     response = await owner_client.request(method, f"/items/{item_id}", json=body)
     assert response.status_code == 422
 

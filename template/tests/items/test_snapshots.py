@@ -3,6 +3,8 @@
 `uv run pytest --snapshot-update` accepts a change; the difference then shows in the review.
 """
 
+from typing import Any
+
 import pytest
 from fastapi import FastAPI
 from syrupy.assertion import SnapshotAssertion
@@ -25,7 +27,7 @@ async def test_openapi_document(app: FastAPI, snapshot_json: SnapshotAssertion) 
 
 async def test_item_body(owner_client: AsyncClient, snapshot_json: SnapshotAssertion) -> None:
     response = await owner_client.post("/items", json={"title": "Lamp", "description": "green"})
-    moving_parts = {"id": (int,), "owner_id": (int,), "created_at": (str,)}
+    moving_parts: dict[str, tuple[type[Any], ...]] = {"id": (int,), "owner_id": (int,), "created_at": (str,)}
     assert response.json() == snapshot_json(matcher=path_type(moving_parts))
 
 

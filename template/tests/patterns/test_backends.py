@@ -19,4 +19,3 @@ def test_livez_answers(backend: str) -> None:
         assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
     run_on(backend, check)
-
