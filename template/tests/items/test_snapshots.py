@@ -27,7 +27,11 @@ async def test_openapi_document(app: FastAPI, snapshot_json: SnapshotAssertion) 
 
 async def test_item_body(owner_client: AsyncClient, snapshot_json: SnapshotAssertion) -> None:
     response = await owner_client.post("/items", json={"title": "Lamp", "description": "green"})
-    moving_parts: dict[str, tuple[type[Any], ...]] = {"id": (int,), "owner_id": (int,), "created_at": (str,)}
+    moving_parts: dict[str, tuple[type[Any], ...]] = {
+        "id": (int,),
+        "owner_id": (int,),
+        "created_at": (str,),
+    }
     assert response.json() == snapshot_json(matcher=path_type(moving_parts))
 
 

@@ -1,7 +1,6 @@
 """The live feed over WebSocket: on the test's own loop, in the test's transaction."""
 
 import anyio
-import anyio.testing
 import pytest
 
 from app.items.feed import Feed
@@ -134,5 +133,5 @@ async def test_client_that_goes_away_is_forgotten(
 ) -> None:
     async with connect_websocket(owner_client, "/items/feed"):
         assert feed.count_followers(owner.id) == 1
-    await anyio.testing.wait_all_tasks_blocked()
+    await anyio.wait_all_tasks_blocked()
     assert feed.count_followers(owner.id) == 0
