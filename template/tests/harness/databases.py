@@ -11,7 +11,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.database import create_engine
@@ -37,16 +37,21 @@ class Databases(Protocol):
 def configured_url() -> URL | None:
     """Return TEST_DATABASE_URL, None where it is not set.
 
-    Raises pytest.UsageError unless it names a test database. That database itself is not
-    touched: the run's own are made beside it, with names that begin like its name.
+    Raises pytest.UsageError unless it names a test database whose driver is installed. That
+    database itself is not touched: the run's own are made beside it, with names that begin so.
     """
     value = os.environ.get("TEST_DATABASE_URL")
     if not value:
         return None
     try:
         url = make_url(value)
+        url.get_dialect().import_dbapi()
     except ArgumentError as error:
         raise pytest.UsageError(f"TEST_DATABASE_URL is not a database URL: {value!r}") from error
+    except (ImportError, NoSuchModuleError) as error:
+        raise pytest.UsageError(
+            f"TEST_DATABASE_URL wants the driver {url.drivername}, which is not there: {error}"
+        ) from error
     if not is_in_memory(url) and "test" not in Path(url.database or "").name.lower():
         raise pytest.UsageError(
             f"TEST_DATABASE_URL names the database {url.database!r}, which is no test database: "

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from sqlalchemy import URL, make_url, text
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.harness.databases import RUN_ID, WORKER, migrate, open_engine
@@ -59,7 +61,7 @@ async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
     """
     template = url.set(database=f"{str(url.database)[:40]}_{RUN_ID}")
     lock = {"key": template.database}
-    async with open_engine(url, isolation_level="AUTOCOMMIT") as engine, engine.connect() as admin:
+    async with open_engine(url, isolation_level="AUTOCOMMIT") as engine, connect(engine) as admin:
         # Workers take turns here; each then holds the lock shared, as one who needs the template.
         await admin.execute(text("SELECT pg_advisory_lock(hashtext(:key))"), lock)
         try:
@@ -73,6 +75,18 @@ async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
             await admin.execute(text("SELECT pg_advisory_unlock_shared(hashtext(:key))"), lock)
             if await admin.scalar(text("SELECT pg_try_advisory_lock(hashtext(:key))"), lock):
                 await admin.execute(text(f'DROP DATABASE IF EXISTS "{template.database}"'))
+
+
+@asynccontextmanager
+async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Connect to the server; end the run when that is not possible."""
+    try:
+        connection = await engine.connect()
+    except (OSError, SQLAlchemyError) as error:
+        url = engine.url.render_as_string(hide_password=True)
+        pytest.exit(f"No connection to the test database server, {url}: {error}", returncode=4)
+    async with connection:
+        yield connection
 
 
 async def create_template(admin: AsyncConnection, template: URL) -> None:
