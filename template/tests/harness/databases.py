@@ -11,7 +11,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.database import create_engine
@@ -48,7 +48,7 @@ def configured_url() -> URL | None:
         url.get_dialect().import_dbapi()
     except ArgumentError as error:
         raise pytest.UsageError(f"TEST_DATABASE_URL is not a database URL: {value!r}") from error
-    except (ImportError, NoSuchModuleError) as error:
+    except ImportError as error:
         raise pytest.UsageError(
             f"TEST_DATABASE_URL wants the driver {url.drivername}, which is not there: {error}"
         ) from error
