@@ -85,8 +85,10 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     except (OSError, SQLAlchemyError) as error:
         url = engine.url.render_as_string(hide_password=True)
         pytest.exit(f"No connection to the test database server, {url}: {error}", returncode=4)
-    async with connection:
+    try:
         yield connection
+    finally:
+        await connection.close()
 
 
 async def create_template(admin: AsyncConnection, template: URL) -> None:
