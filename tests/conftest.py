@@ -13,6 +13,7 @@ PROJECTS: dict[str, Answers] = {
     "default": {},
     "core": {"example": False},
     "postgresql": {"database": "postgresql"},
+    "httpx2": {"database": "postgresql", "http_client": "httpx2"},
     "other": {
         "database": "postgresql",
         "example": False,
@@ -76,3 +77,17 @@ def project(request: pytest.FixtureRequest, installed: Callable[[str], Project])
 def default_project(installed: Callable[[str], Project]) -> Project:
     """The project with all defaults; mark the test with xdist_group("default")."""
     return installed("default")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say of each planted fault which test caught it."""
+    caught = [
+        value
+        for report in terminalreporter.getreports("passed")
+        for name, value in report.user_properties
+        if name == "mutant"
+    ]
+    if caught:
+        terminalreporter.section("planted faults, and the test that caught each")
+        for line in sorted(caught):
+            terminalreporter.line(line)

@@ -1,14 +1,12 @@
 """The isolation proofs hold wherever they can run, and each part of the harness is needed."""
 
 import os
-import re
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
+from tests.mutants import Mutant, copied, failures, plant, run_tests
 from tests.rendering import Project, run
 
 # Taken before the environment is cleaned: a server of one's own, as a team has in its CI.
@@ -16,16 +14,6 @@ EXTERNAL = os.environ.get("TEST_DATABASE_URL")
 BACKWARDS = "def pytest_collection_modifyitems(items): items.reverse()"
 
 Installed = Callable[[str], Project]
-
-
-class Mutant(NamedTuple):
-    """A fault in the harness: a text in the files of a glob, and what stands there instead."""
-
-    name: str
-    files: str
-    text: str
-    replacement: str
-
 
 TRANSACTION = "tests/harness/transaction.py"
 SESSION = "tests/harness/session.py"
@@ -94,7 +82,9 @@ MUTANTS = [
     Mutant(
         "requests not kept in turn",
         ISOLATION,
-        "        await self._turns.begin(who)\n        self._turns.engage(who)\n        who.in_request = True\n",
+        "        await self._turns.begin(who)\n"
+        "        self._turns.engage(who)\n"
+        "        who.in_request = True\n",
         "",
     ),
     Mutant(
@@ -157,7 +147,8 @@ MUTANTS = [
     Mutant(
         "lifespan not run",
         ASGI,
-        "    async with app.router.lifespan_context(app) as state:\n        yield RunningApp(app, dict(state or {}))",
+        "    async with app.router.lifespan_context(app) as state:\n"
+        "        yield RunningApp(app, dict(state or {}))",
         "    yield RunningApp(app, {})",
     ),
     Mutant(
@@ -187,13 +178,8 @@ MUTANTS = [
 
 
 def prove(project: Project, directory: Path, *options: str, **env: str) -> tuple[int, str]:
-    """Run the proofs in a copy of the project, with its environment; return exit code and output."""
-    if not directory.exists():
-        shutil.copytree(project.path, directory, ignore=shutil.ignore_patterns(".venv", ".git"))
-    python = project.path / ".venv" / "bin" / "python"
-    command = (str(python), "-m", "pytest", "tests/isolation", "-q", "-p", "no:cacheprovider")
-    done = run(*command, *options, cwd=directory, env={"PYTHONDONTWRITEBYTECODE": "1", **env})
-    return done.returncode, done.stdout
+    """Run the proofs in a copy of the project; return exit code and output."""
+    return run_tests(project, copied(project, directory), "tests/isolation", *options, **env)
 
 
 @pytest.fixture(
@@ -208,10 +194,10 @@ def database(
     if request.param == "sqlite memory":
         return installed("core"), {"TEST_DATABASE_URL": "sqlite+aiosqlite://"}
     if request.param == "postgresql embedded":
-        return installed("postgresql-core"), {}
+        return installed("other"), {}
     if EXTERNAL is None or not EXTERNAL.startswith("postgresql"):
         pytest.skip("TEST_DATABASE_URL names no PostgreSQL server")
-    return installed("postgresql-core"), {"TEST_DATABASE_URL": EXTERNAL}
+    return installed("other"), {"TEST_DATABASE_URL": EXTERNAL}
 
 
 def test_proofs_hold_in_parallel_and_backwards(
@@ -225,7 +211,7 @@ def test_proofs_hold_in_parallel_and_backwards(
     assert code == 0, output
 
 
-@pytest.mark.parametrize("name", ["core", "postgresql-core"])
+@pytest.mark.parametrize("name", ["core", "other"])
 @pytest.mark.parametrize("seeds", [range(start, start + 5) for start in (1, 6, 11, 16)])
 def test_proofs_hold_in_twenty_random_orders(
     installed: Installed, tmp_path: Path, name: str, seeds: range
@@ -240,7 +226,7 @@ def test_proofs_hold_in_twenty_random_orders(
         assert code == 0, output
 
 
-@pytest.mark.parametrize("name", ["core", "postgresql-core"])
+@pytest.mark.parametrize("name", ["core", "other"])
 @pytest.mark.parametrize("python", ["3.12", "3.13"])
 def test_proofs_hold_on_newer_pythons(
     installed: Installed, tmp_path: Path, name: str, python: str
@@ -261,24 +247,11 @@ def test_mutant_of_the_harness_is_caught(
     mutant: Mutant,
     record_property: Callable[[str, object], None],
 ) -> None:
-    for name in ("core", "postgresql-core"):
-        copy = tmp_path / name
-        shutil.copytree(installed(name).path, copy, ignore=shutil.ignore_patterns(".venv", ".git"))
+    for name in ("core", "other"):
+        copy = copied(installed(name), tmp_path / name)
         plant(mutant, copy)
         code, output = prove(installed(name), copy, "-x", "-rfE", "-o", "timeout=10")
-        caught_by = re.findall(r"^(?:FAILED|ERROR) tests/isolation/(\S+)", output, re.MULTILINE)
-        if code != 0 and caught_by:
+        if code != 0 and (caught_by := failures(output)):
             record_property("mutant", f"{mutant.name}: {caught_by[0]} ({name})")
             return
     pytest.fail(f"survived: {mutant.name}\n{output}")
-
-
-def plant(mutant: Mutant, directory: Path) -> None:
-    """Put the fault into all files that have its text."""
-    found = False
-    for file in directory.glob(mutant.files):
-        text = file.read_text(encoding="utf-8")
-        if mutant.text in text:
-            file.write_text(text.replace(mutant.text, mutant.replacement), encoding="utf-8")
-            found = True
-    assert found, f"{mutant.files} no longer has the text: {mutant.text}"

@@ -1,0 +1,48 @@
+"""Faults planted in copies of an installed project, for the project's own tests to find."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.rendering import Project, run
+
+
+class Mutant(NamedTuple):
+    """A fault: a text in the files of a glob, and what stands there instead."""
+
+    name: str
+    files: str
+    text: str
+    replacement: str
+
+
+def plant(mutant: Mutant, directory: Path) -> None:
+    """Put the fault into all files that have its text."""
+    found = False
+    for file in directory.glob(mutant.files):
+        text = file.read_text(encoding="utf-8")
+        if mutant.text in text:
+            file.write_text(text.replace(mutant.text, mutant.replacement), encoding="utf-8")
+            found = True
+    assert found, f"{mutant.files} no longer has the text: {mutant.text}"
+
+
+def copied(project: Project, directory: Path) -> Path:
+    """Copy the project's files to `directory`, unless they are there, and return that."""
+    if not directory.exists():
+        shutil.copytree(project.path, directory, ignore=shutil.ignore_patterns(".venv", ".git"))
+    return directory
+
+
+def run_tests(project: Project, directory: Path, *options: str, **env: str) -> tuple[int, str]:
+    """Run pytest in a copy, with the project's environment; return exit code and output."""
+    python = project.path / ".venv" / "bin" / "python"
+    command = (str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider")
+    done = run(*command, *options, cwd=directory, env={"PYTHONDONTWRITEBYTECODE": "1", **env})
+    return done.returncode, done.stdout
+
+
+def failures(output: str) -> list[str]:
+    """Name the tests that failed, in their order, from what `pytest -rfE` says."""
+    return re.findall(r"^(?:FAILED|ERROR) (\S+::\S+)", output, re.MULTILINE)

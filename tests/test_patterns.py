@@ -1,0 +1,478 @@
+"""Each pattern of docs/patterns.md is shown by tests that run, pass, and can fail."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.mutants import Mutant, copied, failures, plant, run_tests
+from tests.rendering import ROOT, Project
+
+DOCS = (ROOT / "docs/patterns.md").read_text(encoding="utf-8")
+
+# What people look for. A pattern may be shown by other tests one day, but not go.
+PATTERNS = [
+    "Async tests without a marker",
+    "`AsyncClient` over ASGI",
+    "Request, then the database",
+    "Lifespan",
+    "Dependencies on their own",
+    "Async fixtures and factories",
+    "Authentication",
+    "Dependency overrides",
+    "`AsyncMock` and `patch`",
+    "Background tasks",
+    "WebSockets",
+    "Server-sent events",
+    "Concurrency",
+    "Snapshots",
+    "asyncio and trio",
+    "`TestClient`",
+    "pytest-asyncio",
+    "Time and randomness",
+    "Query counts",
+    "Contract",
+    "Migrations",
+    "The run",
+]
+# Shown by a test of this module, and by commands.
+ELSEWHERE = {"pytest-asyncio", "The run"}
+
+
+def table(text: str) -> dict[str, list[str]]:
+    """Read the table of patterns: the ids of the tests that show each."""
+    rows = text.split("| pattern | test")[1].split("\n\n", maxsplit=1)[0].splitlines()[2:]
+    return {
+        re.sub(r"^\*\*(.+?)\*\*.*", r"\1", cells[1]): re.findall(r"`(tests/\S+::\w+)`", cells[2])
+        for cells in (re.split(r"\s*\|\s*", row) for row in rows)
+    }
+
+
+def commands(text: str) -> list[str]:
+    """Return the commands that run the tests, without their comments."""
+    return re.findall(r"^(uv run pytest.*?)(?: +#.*)?$", text, re.MULTILINE)
+
+
+TESTS = table(DOCS)
+IN_THE_PROJECT = {name: ids for name, ids in TESTS.items() if name not in ELSEWHERE}
+
+
+def test_every_pattern_is_in_the_table() -> None:
+    assert list(TESTS) == PATTERNS
+    assert all(IN_THE_PROJECT.values())
+
+
+def test_what_is_shown_elsewhere_is_there() -> None:
+    [node_id] = TESTS["pytest-asyncio"]
+    file, name = node_id.split("::")
+    assert Path(__file__) == ROOT / file
+    assert name in globals()
+    assert not TESTS["The run"]
+
+
+def test_the_readme_of_the_service_has_the_same_table(rendered: Callable[..., Path]) -> None:
+    readme = (rendered() / "README.md").read_text(encoding="utf-8")
+    assert table(readme) == {name: ids[:1] for name, ids in IN_THE_PROJECT.items()}
+
+
+def test_links_of_the_docs_lead_somewhere() -> None:
+    headings = {
+        re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+        for heading in re.findall(r"^#+ (.+)$", DOCS, re.MULTILINE)
+    }
+    assert set(re.findall(r"\]\(#(.+?)\)", DOCS)) <= headings
+    for file in re.findall(r"\]\(([\w./-]+)\)", DOCS):
+        assert (ROOT / "docs" / file).is_file()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xdist_group(name))
+        for name in ("default", "postgresql", "httpx2")
+    ],
+)
+def test_every_test_of_the_table_passes(
+    installed: Callable[[str], Project], tmp_path: Path, name: str
+) -> None:
+    wanted = sorted({node_id for ids in IN_THE_PROJECT.values() for node_id in ids})
+    project = installed(name)
+    code, output = run_tests(project, copied(project, tmp_path / "copy"), "-rA", *wanted)
+    assert code == 0, output
+    passed = re.findall(r"^PASSED ([^\s[]+)", output, re.MULTILINE)
+    assert sorted(set(passed)) == wanted
+    assert "skipped" not in output.splitlines()[-1]
+
+
+@pytest.mark.xdist_group("default")
+def test_the_commands_run_the_tests(default_project: Project, tmp_path: Path) -> None:
+    readme = (default_project.path / "README.md").read_text(encoding="utf-8")
+    signs = {
+        "-n 2": "2 workers",
+        "--randomly-seed=1234": "--randomly-seed=1234",
+        "--durations=10": "slowest 10 durations",
+        "--cov": "Coverage for app",
+    }
+    every = {*commands(DOCS), *commands(readme)}
+    assert every == {
+        *("uv run pytest", "uv run pytest -p no:randomly"),
+        *(f"uv run pytest {options}" for options in signs),
+    }
+    copy = copied(default_project, tmp_path / "copy")
+    for options, sign in signs.items():
+        code, output = run_tests(
+            default_project,
+            copy,
+            *options.split(),
+            *("-v", "--cov-fail-under=0", "--durations-min=0"),
+            "tests/users/test_dependencies.py",
+        )
+        assert code == 0, output
+        assert sign in re.sub("coverage: .*|Name .*Cover.*", "Coverage for app", output), output
+
+
+# ---- Beside pytest-asyncio ----
+
+BESIDE = """
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tests.http_client import AsyncClient
+
+
+@pytest.fixture
+async def loop_of_anyio(client: AsyncClient) -> AsyncIterator[asyncio.AbstractEventLoop]:
+    yield asyncio.get_running_loop()
+
+
+@pytest_asyncio.fixture
+async def loop_of_pytest_asyncio() -> AsyncIterator[asyncio.AbstractEventLoop]:
+    yield asyncio.get_running_loop()
+
+
+@pytest.mark.anyio
+async def test_marked_for_anyio() -> None:
+    assert asyncio.current_task().get_coro().__qualname__.startswith("TestRunner")
+
+
+async def test_with_our_fixtures(
+    client: AsyncClient, db_session: AsyncSession, loop_of_anyio: asyncio.AbstractEventLoop
+) -> None:
+    assert asyncio.get_running_loop() is loop_of_anyio
+    assert asyncio.current_task().get_coro().__qualname__.startswith("TestRunner")
+    assert (await client.get("/readyz")).status_code == 200
+
+
+@pytest.mark.asyncio
+async def test_with_theirs(loop_of_pytest_asyncio: asyncio.AbstractEventLoop) -> None:
+    assert asyncio.get_running_loop() is loop_of_pytest_asyncio
+    assert not asyncio.current_task().get_coro().__qualname__.startswith("TestRunner")
+"""
+
+
+def run_beside(project: Project, directory: Path, configuration: str, *options: str) -> str:
+    """Run the tests of both plugins in a copy of the project; return how it ended."""
+    copy = copied(project, directory)
+    file = copy / "pytest.toml"
+    inherited = file.read_text(encoding="utf-8").replace('anyio_mode = "auto"\n', "")
+    file.write_text(f"{inherited}{configuration}", encoding="utf-8")
+    (copy / "tests/beside").mkdir()
+    (copy / "tests/beside/__init__.py").touch()
+    (copy / "tests/beside/test_beside.py").write_text(BESIDE, encoding="utf-8")
+    command = ("uv", "run", "--with", "pytest-asyncio", "pytest", "tests/beside", "-p")
+    done = Project(copy, project.answers).run(
+        *command, "no:cacheprovider", *options, UV_PROJECT_ENVIRONMENT=str(project.path / ".venv")
+    )
+    return done.stdout
+
+
+@pytest.mark.xdist_group("default")
+def test_living_beside_pytest_asyncio(default_project: Project, tmp_path: Path) -> None:
+    [documented] = re.findall(r"^```toml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
+    said = run_beside(default_project, tmp_path / "copy", documented)
+    assert re.search(r"=+ 3 passed in", said), said
+
+
+@pytest.mark.xdist_group("default")
+@pytest.mark.parametrize(
+    ("anyio_mode", "asyncio_mode", "sign"),
+    [
+        ("auto", None, '"asyncio_default_fixture_loop_scope" is unset'),
+        ("auto", "auto", "AnyIO auto mode has been enabled together with pytest-asyncio auto mode"),
+        ("strict", "auto", "FAILED tests/beside/test_beside.py::test_with_our_fixtures"),
+        ("auto", "strict", "FAILED tests/beside/test_beside.py::test_with_theirs"),
+    ],
+)
+def test_what_the_docs_advise_against_does_not_work(
+    default_project: Project, tmp_path: Path, anyio_mode: str, asyncio_mode: str | None, sign: str
+) -> None:
+    configuration = f'anyio_mode = "{anyio_mode}"\n'
+    if asyncio_mode:
+        configuration += f'asyncio_mode = "{asyncio_mode}"\n'
+        configuration += 'asyncio_default_fixture_loop_scope = "function"\n'
+    said = run_beside(default_project, tmp_path / "copy", configuration)
+    assert sign in said, said
+
+
+# ---- Each pattern watches its part of the service ----
+
+
+class Watched(NamedTuple):
+    """A fault in the service, and the pattern whose tests notice it."""
+
+    pattern: str
+    mutant: Mutant
+
+
+USERS = "app/users/{}.py"
+ITEMS = "app/items/{}.py"
+
+WATCHED = [
+    Watched(
+        "`AsyncClient` over ASGI",
+        Mutant(
+            "items do not say when they were made",
+            ITEMS.format("schemas"),
+            "    description: str | None\n    created_at: datetime\n",
+            "    description: str | None\n",
+        ),
+    ),
+    Watched(
+        "Request, then the database",
+        Mutant(
+            "a new item is not committed",
+            ITEMS.format("service"),
+            "session.add(item)\n    await session.commit()",
+            "session.add(item)\n    await session.flush()",
+        ),
+    ),
+    Watched(
+        "Request, then the database",
+        Mutant(
+            "a new account is not committed",
+            USERS.format("service"),
+            "    try:\n        await session.commit()",
+            "    try:\n        await session.flush()",
+        ),
+    ),
+    Watched(
+        "Lifespan",
+        Mutant(
+            "the state of the start is lost",
+            "app/core/application.py",
+            "                yield state\n",
+            "                yield {}\n",
+        ),
+    ),
+    Watched(
+        "Dependencies on their own",
+        Mutant(
+            "the request's session commits by itself",
+            "app/core/database.py",
+            "        yield session\n",
+            "        yield session\n        await session.commit()\n",
+        ),
+    ),
+    Watched(
+        "Async fixtures and factories",
+        Mutant(
+            "points in time are stored in local time",
+            "app/core/database.py",
+            "return value and value.astimezone(UTC)",
+            "return value and value.replace(tzinfo=UTC)",
+        ),
+    ),
+    Watched(
+        "Authentication",
+        Mutant(
+            "every token opens the first account",
+            USERS.format("dependencies"),
+            "await session.get(User, user_id)",
+            "await session.get(User, 1)",
+        ),
+    ),
+    Watched(
+        "Dependency overrides",
+        Mutant(
+            "e-mail goes to the log, whatever the dependency says",
+            USERS.format("dependencies"),
+            "Depends(get_email_sender)]",
+            "Depends(LogSender)]",
+        ),
+    ),
+    Watched(
+        "`AsyncMock` and `patch`",
+        Mutant(
+            "the welcome goes to another address",
+            USERS.format("router"),
+            "service.welcome, user.id, user.email,",
+            "service.welcome, user.id, str(user.id),",
+        ),
+    ),
+    Watched(
+        "Background tasks",
+        Mutant(
+            "the welcome is not scheduled",
+            USERS.format("router"),
+            "background.add_task(service.welcome,",
+            "print(service.welcome,",
+        ),
+    ),
+    Watched(
+        "Background tasks",
+        Mutant(
+            "the background task does not commit",
+            USERS.format("service"),
+            "values(welcomed_at=datetime.now(UTC))\n        )\n        await session.commit()\n",
+            "values(welcomed_at=datetime.now(UTC))\n        )\n",
+        ),
+    ),
+    Watched(
+        "WebSockets",
+        Mutant(
+            "every follower is told everything",
+            ITEMS.format("feed"),
+            "tuple(self._followers.get(item.owner_id, ()))",
+            "[each for followers in self._followers.values() for each in followers]",
+        ),
+    ),
+    Watched(
+        "WebSockets",
+        Mutant(
+            "a socket without a token is closed with another code",
+            ITEMS.format("dependencies"),
+            "WebSocketException(status.WS_1008_POLICY_VIOLATION",
+            "WebSocketException(status.WS_1011_INTERNAL_ERROR",
+        ),
+    ),
+    Watched(
+        "Server-sent events",
+        Mutant(
+            "Last-Event-ID is passed over",
+            ITEMS.format("router"),
+            "after=last_event_id or 0",
+            "after=0",
+        ),
+    ),
+    Watched(
+        "Server-sent events",
+        Mutant(
+            "a follower who leaves is kept",
+            ITEMS.format("feed"),
+            "        self._followers[owner_id].discard(follower)\n",
+            "",
+        ),
+    ),
+    Watched(
+        "Concurrency",
+        Mutant(
+            "a race for an address is an error of the server",
+            USERS.format("service"),
+            "except IntegrityError as error:",
+            "except ZeroDivisionError as error:",
+        ),
+    ),
+    Watched(
+        "Snapshots",
+        Mutant(
+            "the document says something else",
+            ITEMS.format("router"),
+            '{"description": "No such item"}',
+            '{"description": "Not here"}',
+        ),
+    ),
+    Watched(
+        "asyncio and trio",
+        Mutant(
+            "the probe works on asyncio only",
+            "app/core/health.py",
+            '"""Answer as long as the process does."""\n',
+            '"""Answer as long as the process does."""\n    await asyncio.sleep(0)\n',
+        ),
+    ),
+    Watched(
+        "`TestClient`",
+        Mutant(
+            "a list knows no total",
+            ITEMS.format("service"),
+            "return items.all(), total or 0",
+            "return items.all(), 0",
+        ),
+    ),
+    Watched(
+        "Time and randomness",
+        Mutant(
+            "tokens do not expire",
+            USERS.format("security"),
+            'options={"require": ["exp", "sub"]}',
+            'options={"require": ["exp", "sub"], "verify_exp": False}',
+        ),
+    ),
+    Watched(
+        "Query counts",
+        Mutant(
+            "each item of a list takes a query",
+            ITEMS.format("service"),
+            "    return items.all(), total or 0",
+            "    found = items.all()\n"
+            "    for item in found:\n"
+            "        await session.refresh(item)\n"
+            "    return found, total or 0",
+        ),
+    ),
+    Watched(
+        "Contract",
+        Mutant(
+            "an answer is not declared",
+            ITEMS.format("router"),
+            '@router.get("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)',
+            '@router.get("/{item_id}", response_model=ItemRead)',
+        ),
+    ),
+    Watched(
+        "Migrations",
+        Mutant(
+            "the migration makes another column than the model",
+            "migrations/versions/0001_*.py",
+            'sa.Column("title", sa.String(length=200)',
+            'sa.Column("title", sa.String(length=100)',
+        ),
+    ),
+    Watched(
+        "Migrations",
+        Mutant(
+            "the way down leaves a table",
+            "migrations/versions/0001_*.py",
+            '    op.drop_table("users")\n',
+            "",
+        ),
+    ),
+]
+
+
+# To the first failure, which is the same in each run; what hangs is cancelled sooner.
+CAREFULLY = ("-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10")
+
+
+@pytest.mark.xdist_group("default")
+@pytest.mark.parametrize("watched", WATCHED, ids=lambda watched: watched.mutant.name)
+def test_fault_in_the_service_is_caught_by_its_pattern(
+    default_project: Project,
+    tmp_path: Path,
+    watched: Watched,
+    record_property: Callable[[str, object], None],
+) -> None:
+    copy = copied(default_project, tmp_path / "copy")
+    plant(watched.mutant, copy)
+    ids = TESTS[watched.pattern]
+    code, output = run_tests(default_project, copy, *CAREFULLY, *ids)
+    caught_by = [node_id for node_id in failures(output) if node_id.split("[")[0] in ids]
+    assert code == 1, f"survived: {watched.mutant.name}\n{output}"
+    assert caught_by, output
+    record_property("mutant", f"{watched.mutant.name}: {caught_by[0]}")
