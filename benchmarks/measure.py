@@ -1,0 +1,342 @@
+"""Measure what isolation costs. Runs in a rendered project: see isolation.py.
+
+Every scheme serves the same requests to the same probe application, in one process and on one
+event loop. Prints one line of JSON.
+"""
+
+import argparse
+import asyncio
+import gc
+import json
+import random
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fastapi import FastAPI
+from httpx import ASGITransport, AsyncClient
+from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, String, Table, event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.core.application import build_app
+from app.settings import Settings
+from tests.harness.asgi import IsolatedApp, RunningApp, running
+from tests.harness.databases import Databases, open_engine
+from tests.harness.isolation import Isolation, OwnDatabase, RolledBack
+from tests.harness.plugin import open_databases, watched
+from tests.harness.transaction import rolled_back_transaction
+from tests.http_client import ASGIWebSocketTransport
+from tests.isolation.probe import Note, ProbeBase, router
+
+FEW_TABLES, MANY_TABLES = 10, 200
+MANY_TESTS, PART = 5000, 100
+WARM_UP, IN_A_ROW = 10, 5
+SHUFFLE = random.Random(0).shuffle
+
+
+def add_tables(metadata: MetaData, numbers: range) -> None:
+    """Make a table for each number, with a unique column, an index and a foreign key."""
+    for number in numbers:
+        Table(
+            f"benchmark_{number:03}",
+            metadata,
+            Column("id", Integer, primary_key=True),
+            Column("name", String(50), unique=True),
+            Column("note_id", ForeignKey(Note.__table__.c.id), index=True),
+        )
+
+
+async def write_and_read(client: AsyncClient) -> None:
+    """Be the test: write through the API, and read what was written."""
+    response = await client.post("/probe/notes/a")
+    assert response.status_code == 200, response.text
+    response = await client.get("/probe/notes")
+    assert response.json() == ["a"]
+
+
+@asynccontextmanager
+async def plain_client(app: FastAPI) -> AsyncIterator[AsyncClient]:
+    """Give the client that FastAPI's documentation shows."""
+    async with AsyncClient(transport=ASGITransport(app=app), base_url="http://test") as client:
+        yield client
+
+
+@asynccontextmanager
+async def isolated_client(app: RunningApp, isolation: Isolation) -> AsyncIterator[AsyncClient]:
+    """Give what the fixtures `app`, `make_client` and `client` give."""
+    with isolation.installed(app.app):
+        async with AsyncExitStack() as clients:
+            transport = ASGIWebSocketTransport(app=IsolatedApp(app, isolation))
+            client = AsyncClient(transport=transport, base_url="http://test")
+            yield await clients.enter_async_context(client)
+
+
+@contextmanager
+def counted_statements() -> Iterator[Callable[[], int]]:
+    """Give the number of statements so far, BEGIN, COMMIT and ROLLBACK included."""
+    statements: list[str] = []
+
+    def on_cursor(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement != "BEGIN":  # which SQLite's listener executes
+            statements.append(statement)
+
+    listeners: dict[str, Callable[..., None]] = {
+        "before_cursor_execute": on_cursor,
+        "begin": lambda _: statements.append("BEGIN"),
+        "commit": lambda _: statements.append("COMMIT"),
+        "rollback": lambda _: statements.append("ROLLBACK"),
+    }
+    for name, listener in listeners.items():
+        event.listen(Engine, name, listener)
+    try:
+        yield lambda: len(statements)
+    finally:
+        for name, listener in listeners.items():
+            event.remove(Engine, name, listener)
+
+
+@dataclass(eq=False)
+class Scheme:
+    """A way to keep tests apart."""
+
+    test: Callable[[], Awaitable[None]]
+    """One test with all that is done for it."""
+    engine: AsyncEngine
+    """What the application is bound to, unless the scheme does that."""
+    tidy: Callable[[], Awaitable[None]] | None = None
+    """What is no part of the scheme, nor of its time."""
+    times: list[float] = field(default_factory=list)
+
+    async def run(self, app: FastAPI) -> float:
+        """Run one test and return the milliseconds that it took."""
+        with OwnDatabase(self.engine).installed(app):
+            start = time.perf_counter()
+            await self.test()
+            taken = 1000 * (time.perf_counter() - start)
+        if self.tidy is not None:
+            await self.tidy()
+        return taken
+
+    async def run_in_a_row(self, app: FastAPI, runs: int) -> list[float]:
+        """Run several tests."""
+        return [await self.run(app) for _ in range(runs)]
+
+    async def statements(self, app: FastAPI) -> int:
+        """Count the statements of one test."""
+        with OwnDatabase(self.engine).installed(app), counted_statements() as counted:
+            await self.test()
+            number = counted()
+        if self.tidy is not None:
+            await self.tidy()
+        return number
+
+
+@dataclass
+class Bench:
+    """The application and the databases that all schemes share."""
+
+    databases: Databases
+    engine: AsyncEngine
+    app: RunningApp
+    stack: AsyncExitStack
+
+    async def new_engine(self) -> AsyncEngine:
+        """Return an engine on a database of its own."""
+        return await self.stack.enter_async_context(self.databases.copy())
+
+    def rolled_back(self, engine: AsyncEngine) -> Scheme:
+        """Do as tests/conftest.py does."""
+
+        async def test() -> None:
+            async with (
+                rolled_back_transaction(engine) as transaction,
+                isolated_client(self.app, RolledBack(transaction)) as client,
+            ):
+                await watched(write_and_read, 30)(client=client)
+
+        return Scheme(test, engine)
+
+    async def plain_test(self) -> None:
+        """Do without any isolation."""
+        async with plain_client(self.app.app) as client:
+            await write_and_read(client)
+
+    async def no_isolation(self) -> Scheme:
+        """Leave the rows behind. They are deleted between the tests, so that all are alike."""
+        engine = await self.new_engine()
+
+        async def delete() -> None:
+            async with engine.begin() as connection:
+                await connection.execute(Note.__table__.delete())
+
+        return Scheme(self.plain_test, engine, delete)
+
+    async def tables_per_test(self) -> Scheme:
+        """Create all tables before the test, drop them after it."""
+        engine = await self.new_engine()
+        async with engine.begin() as connection:
+            await connection.run_sync(ProbeBase.metadata.drop_all)
+
+        async def test() -> None:
+            async with engine.begin() as connection:
+                await connection.run_sync(ProbeBase.metadata.create_all)
+            await self.plain_test()
+            async with engine.begin() as connection:
+                await connection.run_sync(ProbeBase.metadata.drop_all)
+
+        return Scheme(test, engine)
+
+    async def emptied(self, *statements: str) -> Scheme:
+        """Empty all tables after the test."""
+        engine = await self.new_engine()
+
+        async def test() -> None:
+            await self.plain_test()
+            async with engine.begin() as connection:
+                for statement in statements:
+                    await connection.execute(text(statement))
+
+        return Scheme(test, engine)
+
+    async def engine_per_test(self) -> Scheme:
+        """Make an engine for the test, and no more: the rows are left behind."""
+        plain = await self.no_isolation()
+
+        async def test() -> None:
+            async with open_engine(plain.engine.url) as engine:
+                with OwnDatabase(engine).installed(self.app.app):
+                    await self.plain_test()
+
+        return Scheme(test, plain.engine, plain.tidy)
+
+    def database_per_test(self) -> Scheme:
+        """Copy the database for the test, as `own_database` does."""
+
+        async def test() -> None:
+            async with (
+                self.databases.copy() as engine,
+                isolated_client(self.app, OwnDatabase(engine)) as client,
+            ):
+                await watched(write_and_read, 30)(client=client)
+
+        return Scheme(test, self.engine)
+
+    async def schemes(self) -> dict[str, Scheme]:
+        """Return all schemes by their names."""
+        tables = [table.name for table in reversed(ProbeBase.metadata.sorted_tables)]
+        schemes = {
+            "no isolation": await self.no_isolation(),
+            "rolled back": self.rolled_back(self.engine),
+            "create_all, drop_all": await self.tables_per_test(),
+            "TRUNCATE": await self.emptied(f"TRUNCATE {', '.join(tables)}"),
+            "DELETE": await self.emptied(*(f"DELETE FROM {table}" for table in tables)),
+            "an engine per test": await self.engine_per_test(),
+            "a database copy per test": self.database_per_test(),
+        }
+        if self.engine.dialect.name == "sqlite":
+            del schemes["TRUNCATE"]
+        return schemes
+
+    async def compare(self, schemes: Sequence[Scheme], runs: int) -> list[float]:
+        """Run all schemes in turn, each time in another order; return their medians.
+
+        The first run of each turn does not count: it finds the caches full of something else.
+        """
+        for scheme in schemes:
+            await scheme.run_in_a_row(self.app.app, WARM_UP)
+        order = list(schemes)
+        for _ in range(runs // IN_A_ROW):
+            SHUFFLE(order)
+            for scheme in order:
+                scheme.times += (await scheme.run_in_a_row(self.app.app, 1 + IN_A_ROW))[1:]
+        return [median(scheme.times) for scheme in schemes]
+
+    async def compare_schemes(self, runs: int) -> dict[str, Any]:
+        """Return what a test costs by scheme: milliseconds, statements."""
+        schemes = await self.schemes()
+        medians = await self.compare(list(schemes.values()), runs)
+        return {
+            name: {"ms": taken, "statements": await scheme.statements(self.app.app)}
+            for (name, scheme), taken in zip(schemes.items(), medians, strict=True)
+        }
+
+    async def compare_sizes(self, runs: int) -> list[float]:
+        """Return what a test costs in a database with few tables, and in one with many."""
+        few, many = await self.new_engine(), await self.new_engine()
+        metadata = MetaData()
+        add_tables(metadata, range(FEW_TABLES, MANY_TABLES))
+        async with many.begin() as connection:
+            await connection.run_sync(metadata.create_all, checkfirst=False)
+        return await self.compare([self.rolled_back(few), self.rolled_back(many)], runs)
+
+    async def compare_lengths(self, tests: int) -> dict[str, Any]:
+        """Run many tests: return what the first cost and what the last, and what was kept.
+
+        The first and the last take turns with the same requests without isolation: the ratio
+        tells what the harness has gathered from how busy the machine is.
+        """
+        plain, rolled_back = await self.no_isolation(), self.rolled_back(self.engine)
+        await self.compare([plain, rolled_back], IN_A_ROW)
+        kept = []
+        parts: dict[int, list[tuple[float, float]]] = {PART: [], tests: []}
+        for number in range(1, tests + 1):
+            taken = await rolled_back.run(self.app.app)
+            for end, pairs in parts.items():
+                if end - PART < number <= end:
+                    pairs.append((taken, await plain.run(self.app.app)))
+            if number in parts:
+                gc.collect()
+                kept.append(len(gc.get_objects()))
+        return {
+            "tests": tests,
+            "objects": (kept[1] - kept[0]) / (tests - PART),
+            "ms": [median(taken for taken, _ in pairs) for pairs in parts.values()],
+            "ratios": [median(taken / base for taken, base in pairs) for pairs in parts.values()],
+        }
+
+
+async def measure(database: str, *, quick: bool) -> dict[str, Any]:
+    """Measure all on one database."""
+    add_tables(ProbeBase.metadata, range(1, FEW_TABLES))
+    runs = 50 if quick else 300
+    async with AsyncExitStack() as stack:
+        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        databases = await stack.enter_async_context(open_databases(database, Path(directory)))
+        engine = await stack.enter_async_context(databases.shared())
+        url = engine.url.render_as_string(hide_password=False)
+        settings = Settings(
+            _env_file=None,
+            environment="test",
+            log_level="WARNING",
+            database_url=url,
+            secret_key="only-the-tests-sign-with-this-secret-key",
+        )
+        app = build_app(settings, no_lifespan)
+        app.include_router(router)
+        running_app = await stack.enter_async_context(running(app))
+        bench = Bench(databases, engine, running_app, stack)
+        return {
+            "runs": runs,
+            "lengths": await bench.compare_lengths(500 if quick else MANY_TESTS),
+            "schemes": await bench.compare_schemes(runs),
+            "sizes": await bench.compare_sizes(runs),
+        }
+
+
+@asynccontextmanager
+async def no_lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    """Begin and end nothing."""
+    yield {}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("database", choices=["sqlite", "postgresql"])
+    parser.add_argument("--quick", action="store_true")
+    arguments = parser.parse_args()
+    print(json.dumps(asyncio.run(measure(arguments.database, quick=arguments.quick))))
