@@ -82,7 +82,7 @@ def counted_statements() -> Iterator[Callable[[], int]]:
     statements: list[str] = []
 
     def on_cursor(_connection: object, _cursor: object, statement: str, *_: object) -> None:
-        if statement != "BEGIN":  # which SQLite's listener executes
+        if not statement.startswith("BEGIN"):  # which the listener for SQLite executes
             statements.append(statement)
 
     listeners: dict[str, Callable[..., None]] = {
