@@ -78,8 +78,13 @@ def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
 
 
 def begin_sqlite_transaction(connection: Connection) -> None:
-    """Begin for real, what the driver no longer does."""
-    connection.exec_driver_sql("BEGIN")
+    """Begin for real, what the driver no longer does, and as a writer unless told otherwise.
+
+    A transaction that has read cannot wait for another writer, it fails when it wants to write:
+    https://sqlite.org/lang_transaction.html#read_transactions_versus_write_transactions
+    """
+    mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
+    connection.exec_driver_sql(f"BEGIN {mode}")
 
 
 LISTENERS: dict[str, dict[str, Callable[..., None]]] = {
@@ -104,12 +109,22 @@ def get_session_factory(connection: HTTPConnection) -> async_sessionmaker[AsyncS
     return factory
 
 
+# Execution options of a connection for a transaction that only reads: on SQLite, it goes on
+# beside a writer instead of waiting for it.
+READ_ONLY = {"sqlite_begin": "DEFERRED"}
+# https://www.rfc-editor.org/rfc/rfc9110#name-safe-methods
+SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
+
 SessionFactoryDep = Annotated[async_sessionmaker[AsyncSession], Depends(get_session_factory)]
 
 
-async def get_session(factory: SessionFactoryDep) -> AsyncIterator[AsyncSession]:
+async def get_session(
+    factory: SessionFactoryDep, connection: HTTPConnection
+) -> AsyncIterator[AsyncSession]:
     """Yield the request's session; what the endpoint does not commit is rolled back."""
     async with factory() as session:
+        if connection.scope.get("method") in SAFE_METHODS:
+            await session.connection(execution_options=READ_ONLY)
         yield session
 
 

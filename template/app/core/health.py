@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.core.database import SessionFactoryDep
+from app.core.database import READ_ONLY, SessionFactoryDep
 
 DATABASE_TIMEOUT = 2.0  # seconds
 
@@ -39,6 +39,7 @@ async def readyz(factory: SessionFactoryDep) -> Health:
     """Answer 200 when the database answers, 503 when it does not."""
     try:
         async with asyncio.timeout(DATABASE_TIMEOUT), factory() as session:
+            await session.connection(execution_options=READ_ONLY)
             await session.execute(text("SELECT 1"))
     except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
         logger.warning("Not ready: %s", repr(error))

@@ -1,5 +1,6 @@
 """The request's session, the engine behind it, and points in time."""
 
+import asyncio
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -7,11 +8,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy
 from fastapi import FastAPI
+from fastapi.requests import HTTPConnection
 from sqlalchemy import Column, Integer, MetaData, Table, insert, select, text
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.core.database import UtcDateTime, add_listeners, get_session
+from app.core.database import READ_ONLY, UtcDateTime, add_listeners, get_session
 
 table = Table(
     "core_test_points_in_time",
@@ -49,11 +51,13 @@ async def test_points_in_time_are_read_as_utc(
     assert value is None or value.tzinfo is UTC
 
 
+@pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_session_of_a_request_undoes_what_was_not_committed(
-    app: FastAPI, db_session: AsyncSession
+    app: FastAPI, db_session: AsyncSession, method: str
 ) -> None:
     await db_session.commit()
-    async with asynccontextmanager(get_session)(app.state.session_factory) as session:
+    request = HTTPConnection({"type": "http", "method": method})
+    async with asynccontextmanager(get_session)(app.state.session_factory, request) as session:
         await session.execute(insert(table))
         await session.commit()
         await session.execute(insert(table))
@@ -63,6 +67,34 @@ async def test_session_of_a_request_undoes_what_was_not_committed(
 async def test_objects_stay_readable_after_a_commit(app: FastAPI) -> None:
     async with app.state.session_factory() as session:
         assert session.sync_session.expire_on_commit is False
+
+
+@pytest.mark.own_database
+async def test_reader_does_not_wait_for_a_writer(app: FastAPI) -> None:
+    factory: async_sessionmaker[AsyncSession] = app.state.session_factory
+    async with factory() as writer, factory() as reader:
+        await (await writer.connection()).run_sync(table.create)
+        await reader.connection(execution_options=READ_ONLY)
+        assert await reader.scalar(select(1)) == 1
+
+
+@pytest.mark.own_database
+async def test_writers_that_read_first_wait_for_one_another(app: FastAPI) -> None:
+    factory: async_sessionmaker[AsyncSession] = app.state.session_factory
+    async with factory() as session:
+        await (await session.connection()).run_sync(table.create)
+        await session.commit()
+
+    async def read_then_write() -> None:
+        async with factory() as session:
+            await session.execute(select(table))
+            await asyncio.sleep(0)
+            await session.execute(insert(table))
+            await session.commit()
+
+    await asyncio.gather(*(read_then_write() for _ in range(4)))
+    async with factory() as session:
+        assert len((await session.execute(select(table))).all()) == 4
 
 
 def test_sqlite_enforces_foreign_keys_and_begins_for_real(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import event, inspect, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState
 
+from app.core.database import READ_ONLY
 from tests.harness.session import SavepointSession
 from tests.harness.transaction import SharedTransaction
 from tests.harness.turns import Participant, served
@@ -24,6 +25,11 @@ class Isolation(ABC):
     session_options: dict[str, Any]
     """What a session factory needs to work inside the test's database or transaction."""
 
+    @property
+    def own_session_options(self) -> dict[str, Any]:
+        """The same for the test's own session."""
+        return self.session_options
+
     @abstractmethod
     def request(self, who: Participant) -> AbstractAsyncContextManager[None]:
         """Surround one HTTP request, which is `who`."""
@@ -31,7 +37,7 @@ class Isolation(ABC):
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
         """Give the test's own session. What it selects is what the database holds now."""
-        factory = async_sessionmaker(**{"expire_on_commit": False, **self.session_options})
+        factory = async_sessionmaker(**{"expire_on_commit": False, **self.own_session_options})
         async with factory() as session:
             event.listen(session.sync_session, "do_orm_execute", overwrite_known_objects)
             yield session
@@ -114,6 +120,11 @@ class OwnDatabase(Isolation):
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self.session_options = {"bind": engine}
+
+    @property
+    def own_session_options(self) -> dict[str, Any]:
+        """Let the application write on SQLite while the test holds what it has read."""
+        return {"bind": self.engine.execution_options(**READ_ONLY)}
 
     @asynccontextmanager
     async def request(self, who: Participant) -> AsyncIterator[None]:

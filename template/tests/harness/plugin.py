@@ -16,11 +16,11 @@ from tests.harness.databases import Databases, configured_url
 from tests.harness.postgresql import embedded_databases, embedded_server, server_databases
 from tests.harness.sqlite import sqlite_databases
 
-PATIENCE = 0.8
+PATIENCE = 0.5
 """The part of its timeout after which a test is cancelled.
 
-Cancelled, it ends like any failed test. What does not heed that, pytest-timeout interrupts later,
-and with it the event loop of all tests.
+Cancelled, it ends like any failed test. What does not heed that, or hangs in a fixture, is
+interrupted by pytest-timeout, and with it the event loop of all tests.
 """
 
 LAST_STEPS = 20
@@ -128,11 +128,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     backend = pyfuncitem.funcargs.get("anyio_backend")
     if iscoroutinefunction(pyfuncitem.obj) and backend == "asyncio":
         pyfuncitem.obj = watched(pyfuncitem.obj, time_limit(pyfuncitem))
-    try:
-        return (yield)
-    except TimeoutError:  # leave pytest the time to report it
-        pyfuncitem.ihook.pytest_timeout_cancel_timer(item=pyfuncitem)
-        raise
+    return (yield)
 
 
 def time_limit(item: pytest.Function) -> float | None:

@@ -13,10 +13,6 @@ from app.users.models import User
 from tests.http_client import AsyncClient, connect_websocket
 from tests.items.factories import ItemFactory
 
-until_writers_wait = pytest.mark.xfail(
-    strict=False, reason="On SQLite, a transaction that has read cannot wait for another writer."
-)
-
 
 async def test_gathered_requests_are_all_served(
     owner_client: AsyncClient, db_session: AsyncSession
@@ -59,7 +55,6 @@ async def test_request_given_up_before_its_turn_leaves_nothing(
 
 
 @pytest.mark.own_database
-@until_writers_wait
 async def test_item_deleted_twice_at_once_is_deleted_once(
     feed: Feed, owner_client: AsyncClient, owner: User, item_factory: type[ItemFactory]
 ) -> None:
@@ -70,7 +65,6 @@ async def test_item_deleted_twice_at_once_is_deleted_once(
 
 
 @pytest.mark.own_database
-@until_writers_wait
 async def test_item_changed_and_deleted_at_once_is_gone(
     owner_client: AsyncClient,
     owner: User,
@@ -87,7 +81,6 @@ async def test_item_changed_and_deleted_at_once_is_gone(
 
 
 @pytest.mark.own_database
-@until_writers_wait
 async def test_follower_hears_of_requests_that_are_served_at_once(
     owner_client: AsyncClient,
 ) -> None:

@@ -1,9 +1,10 @@
 """Dependencies called directly, as the async functions that they are."""
 
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 from fastapi import FastAPI, HTTPException
+from fastapi.requests import HTTPConnection
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -14,18 +15,21 @@ from app.users.models import User
 from app.users.security import create_access_token
 from tests.users.factories import UserFactory
 
-one_session = asynccontextmanager(get_session)
+
+def one_session(app: FastAPI) -> AbstractAsyncContextManager[AsyncSession]:
+    request = HTTPConnection({"type": "http", "method": "POST"})
+    return asynccontextmanager(get_session)(app.state.session_factory, request)
 
 
 async def test_session_sees_the_database(app: FastAPI, user: User) -> None:
-    async with one_session(app.state.session_factory) as session:
+    async with one_session(app) as session:
         assert await session.get(User, user.id) is not None
 
 
 async def test_session_rolls_back_what_is_not_committed(
     app: FastAPI, db_session: AsyncSession
 ) -> None:
-    async with one_session(app.state.session_factory) as session:
+    async with one_session(app) as session:
         session.add(UserFactory.build())
         await session.flush()
     assert await db_session.scalar(select(func.count()).select_from(User)) == 0
