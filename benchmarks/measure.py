@@ -265,14 +265,21 @@ class Bench:
             for (name, scheme), taken in zip(schemes.items(), medians, strict=True)
         }
 
-    async def compare_sizes(self, runs: int) -> list[float]:
+    async def compare_sizes(self, runs: int) -> dict[str, Any]:
         """Return what a test costs in a database with few tables, and in one with many."""
         few, many = await self.new_engine(), await self.new_engine()
         metadata = MetaData()
         add_tables(metadata, range(FEW_TABLES, MANY_TABLES))
         async with many.begin() as connection:
             await connection.run_sync(metadata.create_all, checkfirst=False)
-        return await self.compare([self.rolled_back(few), self.rolled_back(many)], runs)
+        small, large = self.rolled_back(few), self.rolled_back(many)
+        await self.compare([small, large], IN_A_ROW)
+        app = self.app.app
+        pairs = [(await small.run(app), await large.run(app)) for _ in range(runs)]
+        return {
+            "ms": [median(times) for times in zip(*pairs, strict=True)],
+            "ratio": median(taken / base for base, taken in pairs),
+        }
 
     async def compare_lengths(self, tests: int) -> dict[str, Any]:
         """Run many tests: return what the first cost and what the last, and what was kept.
