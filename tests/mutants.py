@@ -31,7 +31,8 @@ def plant(mutant: Mutant, directory: Path) -> None:
 def copied(project: Project, directory: Path) -> Path:
     """Copy the project's files to `directory`, unless they are there, and return that."""
     if not directory.exists():
-        shutil.copytree(project.path, directory, ignore=shutil.ignore_patterns(".venv", ".git"))
+        left_out = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache")
+        shutil.copytree(project.path, directory, ignore=left_out)
     return directory
 
 
@@ -39,7 +40,7 @@ def run_tests(project: Project, directory: Path, *options: str, **env: str) -> t
     """Run pytest in a copy, with the project's environment; return exit code and output."""
     python = project.path / ".venv" / "bin" / "python"
     command = (str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    done = run(*command, *options, cwd=directory, env={"PYTHONDONTWRITEBYTECODE": "1", **env})
+    done = run(*command, *options, cwd=directory, env=env)
     return done.returncode, done.stdout
 
 
