@@ -59,5 +59,6 @@ async def authenticate(
     user = None
     if "\0" not in email:  # PostgreSQL takes none in a text
         user = await session.scalar(select(User).where(User.email == email.lower()))
+    await session.commit()  # keeps no connection waiting for the hash
     password_hash = user.password_hash if user else None
     return user if await verify_password(password, password_hash, settings) else None

@@ -52,7 +52,7 @@ class Isolation(ABC):
         try:
             yield
         finally:
-            factory.kw, app.dependency_overrides, app.state._state = before
+            factory.kw, app.dependency_overrides, vars(app.state)["_state"] = before
             app.router.routes[:] = routes
 
 

@@ -26,6 +26,9 @@ interrupted by pytest-timeout, and with it the event loop of all tests.
 LAST_STEPS = 20
 """How often the event loop turns before a task counts as left over: closing takes some turns."""
 
+GRACE = 1.0
+"""How long, in seconds, what is about to end may take to do so."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
@@ -163,17 +166,21 @@ def watched(
 async def cancel_stray_tasks(before: set[asyncio.Task[Any]]) -> list[str]:
     """Cancel the tasks that are running but were not in `before`; return their names."""
     if being_served:  # a WebSocket or a stream whose client has just gone
-        await asyncio.wait(being_served, timeout=1)
+        await asyncio.wait(being_served, timeout=GRACE)
     if being_served:  # or one that a fixture holds open: what it started cannot be told apart
         return []
     for _ in range(LAST_STEPS):
         await asyncio.sleep(0)
-    stray = asyncio.all_tasks() - before
+        stray = asyncio.all_tasks() - before
+        if not stray:
+            return []
     generators = {task for task in stray if not iscoroutine(task.get_coro())}
     if generators:  # abandoned half-way, which the event loop is closing
-        await asyncio.wait(generators)
+        await asyncio.wait(generators, timeout=GRACE)
         stray -= generators
     for task in stray:
         task.cancel()
-    await asyncio.gather(*stray, return_exceptions=True)
+    if stray:
+        ended, _ = await asyncio.wait(stray, timeout=GRACE)  # some do not heed it
+        await asyncio.gather(*ended, return_exceptions=True)
     return [getattr(task.get_coro(), "__qualname__", repr(task)) for task in stray]

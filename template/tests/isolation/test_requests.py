@@ -60,6 +60,12 @@ async def test_context_variables_stay_in_their_request(client: AsyncClient) -> N
 
 
 @twice
+async def test_state_of_the_application_is_restored_after_the_test(app: FastAPI, run: int) -> None:
+    assert not hasattr(app.state, "left_behind")
+    app.state.left_behind = True
+
+
+@twice
 async def test_overrides_are_gone_after_the_test(
     app: FastAPI, client: AsyncClient, run: int
 ) -> None:
