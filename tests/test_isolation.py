@@ -124,7 +124,7 @@ MUTANTS = [
         "no lock timeout on SQLite",
         "tests/harness/sqlite.py",
         'LOCK_TIMEOUT = {"timeout": 1}',
-        'LOCK_TIMEOUT = {"timeout": 60}',
+        'LOCK_TIMEOUT = {"timeout": 8}',
     ),
     Mutant(
         "no lock timeout on PostgreSQL",

@@ -92,9 +92,11 @@ def test_the_types_of_the_tests_agree() -> None:
 
 @pytest.mark.xdist_group("default")
 def test_the_types_of_the_template_agree_in_place(default_project: Project) -> None:
-    # The few modules that hold Jinja are not there; rendered projects are checked with them.
+    # The few modules that hold Jinja are not there, so what they define is of type Any here;
+    # rendered projects are checked with them.
     mypy = default_project.path / ".venv/bin/mypy"
-    done = run(mypy, "--disable-error-code", "import-not-found", cwd=ROOT / "template")
+    options = ("--disable-error-code=import-not-found", "--no-warn-return-any")
+    done = run(mypy, *options, "--allow-subclassing-any", cwd=ROOT / "template")
     assert done.returncode == 0, done.stdout
 
 

@@ -7,7 +7,7 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection
 
-from app import models  # noqa: F401  (fills Base.metadata)
+import app.models  # noqa: F401  (fills Base.metadata)
 from app.core.config import load_settings
 from app.core.database import Base, UtcDateTime, create_engine
 from app.settings import Settings
