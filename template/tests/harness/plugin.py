@@ -129,7 +129,8 @@ def async_fixtures(item: pytest.Function) -> list[str]:
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Let an async test fail in its own time: when it hangs, and for the tasks it leaves."""
     backend = pyfuncitem.funcargs.get("anyio_backend")
-    if iscoroutinefunction(pyfuncitem.obj) and backend == "asyncio":
+    name = backend[0] if isinstance(backend, tuple) else backend  # with options, a tuple
+    if iscoroutinefunction(pyfuncitem.obj) and name == "asyncio":
         pyfuncitem.obj = watched(pyfuncitem.obj, time_limit(pyfuncitem))
     return (yield)
 

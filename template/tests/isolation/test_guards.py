@@ -50,6 +50,7 @@ async def test_all_tests_share_one_event_loop(db_engine: AsyncEngine, run: int) 
     assert len(loops) == 1
 
 
+@pytest.mark.timeout(120)  # it runs pytest, which takes its time to start
 async def test_faulty_tests_fail_and_leave_the_others_alone(
     db_engine: AsyncEngine, tmp_path: Path
 ) -> None:
