@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import Mutant, copied, failures, plant, run_tests
-from tests.rendering import Project, run
+from tests.rendering import ROOT, Project, run
 
 # Taken before the environment is cleaned: a server of one's own, as a team has in its CI.
 EXTERNAL = os.environ.get("TEST_DATABASE_URL")
@@ -231,13 +231,24 @@ def test_proofs_hold_in_twenty_random_orders(
 def test_proofs_hold_on_newer_pythons(
     installed: Installed, tmp_path: Path, name: str, python: str
 ) -> None:
-    if run("uv", "python", "find", "--no-project", python, cwd=tmp_path).returncode:
+    interpreter = find_python(python)
+    if interpreter is None:
         pytest.skip(f"there is no Python {python}")
     done = installed(name).run(
-        *("uv", "run", "--python", python, "pytest", "-q", "tests/isolation"),
+        *("uv", "run", "--python", interpreter, "pytest", "-q", "tests/isolation"),
         UV_PROJECT_ENVIRONMENT=str(tmp_path / "venv"),
     )
     assert done.returncode == 0, done.stdout
+
+
+def find_python(version: str) -> str | None:
+    """Return the path of a Python that uv knows of, or that pyenv has installed."""
+    done = run("uv", "python", "find", "--no-project", version, cwd=ROOT)
+    if done.returncode == 0:
+        return done.stdout.strip()
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    found = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
+    return str(found[-1]) if found else None
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
