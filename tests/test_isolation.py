@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import Mutant, copied, failures, plant, run_tests
-from tests.rendering import ROOT, Project, run
+from tests.rendering import ROOT, Project, new_directory, run
 
 # Taken before the environment is cleaned: a server of one's own, as a team has in its CI.
 EXTERNAL = os.environ.get("TEST_DATABASE_URL")
@@ -228,16 +228,15 @@ def test_proofs_hold_in_twenty_random_orders(
 
 @pytest.mark.parametrize("name", ["core", "other"])
 @pytest.mark.parametrize("python", ["3.12", "3.13"])
-def test_proofs_hold_on_newer_pythons(
-    installed: Installed, tmp_path: Path, name: str, python: str
-) -> None:
+def test_proofs_hold_on_newer_pythons(installed: Installed, name: str, python: str) -> None:
     interpreter = find_python(python)
     if interpreter is None:
         pytest.skip(f"there is no Python {python}")
-    done = installed(name).run(
-        *("uv", "run", "--python", interpreter, "pytest", "-q", "tests/isolation"),
-        UV_PROJECT_ENVIRONMENT=str(tmp_path / "venv"),
-    )
+    with new_directory("python") as directory:
+        done = installed(name).run(
+            *("uv", "run", "--python", interpreter, "pytest", "-q", "tests/isolation"),
+            UV_PROJECT_ENVIRONMENT=str(directory / "venv"),
+        )
     assert done.returncode == 0, done.stdout
 
 
