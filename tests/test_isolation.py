@@ -133,6 +133,19 @@ MUTANTS = [
         '"lock_timeout": "0"',
     ),
     Mutant(
+        "workers wait for the end of the first",
+        "tests/harness/postgresql.py",
+        'TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 1"',
+        'TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 0"',
+    ),
+    Mutant(
+        "the databases go with the first worker",
+        "tests/harness/postgresql.py",
+        "        async with turn(admin, template):\n            await create_template(admin, template)\n"
+        '            await admin.execute(text(f"SELECT pg_advisory_lock_shared({IN_USE})"), name)\n',
+        "        async with turn(admin, template):\n            await create_template(admin, template)\n",
+    ),
+    Mutant(
         "overrides not restored",
         ISOLATION,
         "dict(app.dependency_overrides)",

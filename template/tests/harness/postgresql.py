@@ -17,6 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from tests.harness.databases import RUN_ID, WORKER, migrate, open_engine
 
+# The advisory locks on the database that all others are copied from: held by the worker whose turn
+# it is to make or drop it, and shared by all workers that may copy it.
+TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 1"
 # A second connection waits this long, in milliseconds, for the locks of a test.
 LOCK_TIMEOUT = {"server_settings": {"lock_timeout": "1000"}}
 
@@ -60,21 +63,29 @@ async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
     `url` names an existing database and a user who may create more of them.
     """
     template = url.set(database=f"{str(url.database)[:40]}_{RUN_ID}")
-    lock = {"key": template.database}
+    name = {"name": template.database}
     async with open_engine(url, isolation_level="AUTOCOMMIT") as engine, connect(engine) as admin:
-        # Workers take turns here; each then holds the lock shared, as one who needs the template.
-        await admin.execute(text("SELECT pg_advisory_lock(hashtext(:key))"), lock)
-        try:
+        async with turn(admin, template):
             await create_template(admin, template)
-            await admin.execute(text("SELECT pg_advisory_lock_shared(hashtext(:key))"), lock)
-        finally:
-            await admin.execute(text("SELECT pg_advisory_unlock(hashtext(:key))"), lock)
+            await admin.execute(text(f"SELECT pg_advisory_lock_shared({IN_USE})"), name)
         try:
             yield PostgresDatabases(admin, template)
         finally:
-            await admin.execute(text("SELECT pg_advisory_unlock_shared(hashtext(:key))"), lock)
-            if await admin.scalar(text("SELECT pg_try_advisory_lock(hashtext(:key))"), lock):
-                await admin.execute(text(f'DROP DATABASE IF EXISTS "{template.database}"'))
+            async with turn(admin, template):
+                await admin.execute(text(f"SELECT pg_advisory_unlock_shared({IN_USE})"), name)
+                if await admin.scalar(text(f"SELECT pg_try_advisory_lock({IN_USE})"), name):
+                    await admin.execute(text(f'DROP DATABASE IF EXISTS "{template.database}"'))
+
+
+@asynccontextmanager
+async def turn(admin: AsyncConnection, template: URL) -> AsyncIterator[None]:
+    """Let one worker at a time make or drop the database `template`."""
+    name = {"name": template.database}
+    await admin.execute(text(f"SELECT pg_advisory_lock({TURN})"), name)
+    try:
+        yield
+    finally:
+        await admin.execute(text(f"SELECT pg_advisory_unlock({TURN})"), name)
 
 
 @asynccontextmanager
