@@ -25,6 +25,7 @@ QUESTIONS = [
 FOREIGN = ("GIT_", "COPIER_", "PYTEST_", "COV_", "COVERAGE_", "UV_PROJECT", "UV_LOCKED", "UV_RUN_")
 FOREIGN_NAMES = {
     *("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS"),
+    "PYTHONDONTWRITEBYTECODE",  # with it, each start of pytest compiles all that it imports
     *("DATABASE_URL", "TEST_DATABASE_URL", "SECRET_KEY", "ENVIRONMENT", "LOG_LEVEL"),
 }
 

@@ -14,6 +14,14 @@ from tests.harness.databases import ROOT
 loops: set[int] = set()
 twice = pytest.mark.parametrize("run", [1, 2])
 
+# Cancelled after a second, with time to tell of it.
+CONFTEST = """
+from tests.conftest import *
+from tests.harness import plugin
+
+plugin.PATIENCE = 0.05
+"""
+
 FAULTY_TESTS = """
 import asyncio
 
@@ -30,7 +38,7 @@ async def test_stray_task():
     asyncio.create_task(fail_later())
 
 
-@pytest.mark.timeout(3)
+@pytest.mark.timeout(20)
 async def test_hang():
     await asyncio.Event().wait()
 
@@ -54,7 +62,7 @@ async def test_all_tests_share_one_event_loop(db_engine: AsyncEngine, run: int) 
 async def test_faulty_tests_fail_and_leave_the_others_alone(
     db_engine: AsyncEngine, tmp_path: Path
 ) -> None:
-    (tmp_path / "conftest.py").write_text("from tests.conftest import *")
+    (tmp_path / "conftest.py").write_text(CONFTEST)
     (tmp_path / "test_faulty.py").write_text(FAULTY_TESTS)
     command = [
         *(sys.executable, "-m", "pytest", str(tmp_path / "test_faulty.py")),
