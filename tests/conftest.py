@@ -25,6 +25,12 @@ PROJECTS: dict[str, Answers] = {
     },
 }
 
+# What tests record, and how it is headed at the end of the run.
+SUMMARIES = {
+    "tried": "what was tried",
+    "mutant": "planted faults, and the test that caught each",
+}
+
 
 @pytest.fixture(scope="session", autouse=True)
 def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -80,14 +86,14 @@ def default_project(installed: Callable[[str], Project]) -> Project:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say of each planted fault which test caught it."""
-    caught = [
-        value
+    """Say what was tried (`record_property("tried", ...)`), and what caught each planted fault."""
+    said = [
+        (name, str(value))
         for report in terminalreporter.getreports("passed")
         for name, value in report.user_properties
-        if name == "mutant"
     ]
-    if caught:
-        terminalreporter.section("planted faults, and the test that caught each")
-        for line in sorted(caught):
-            terminalreporter.line(line)
+    for kind, title in SUMMARIES.items():
+        if lines := sorted(value for name, value in said if name == kind):
+            terminalreporter.section(title)
+            for line in lines:
+                terminalreporter.line(line)

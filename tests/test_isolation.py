@@ -141,9 +141,8 @@ MUTANTS = [
     Mutant(
         "the databases go with the first worker",
         "tests/harness/postgresql.py",
-        "        async with turn(admin, template):\n            await create_template(admin, template)\n"
-        '            await admin.execute(text(f"SELECT pg_advisory_lock_shared({IN_USE})"), name)\n',
-        "        async with turn(admin, template):\n            await create_template(admin, template)\n",
+        "SELECT pg_advisory_lock_shared({IN_USE})",
+        "SELECT {IN_USE}",
     ),
     Mutant(
         "overrides not restored",
