@@ -1,0 +1,537 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = ["copier>=9.19", "packaging>=26.3", "pyyaml>=6.0.3"]
+# ///
+"""Bring a release of the template into this project; lose nothing that is yours.
+
+The update is rehearsed in a worktree of its own, so that whatever goes wrong leaves the project as
+it is. The exit code is 0 when all is done or there is nothing to do, 1 when it takes a person to go
+on (with --check: when there is a newer release), 2 when the update is refused.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from packaging.version import InvalidVersion, Version
+
+PROJECT = Path(__file__).resolve().parents[1]
+ANSWERS_FILE = ".copier-answers.yml"
+TAB = "\t"
+GO_BACK = "git restore --source=HEAD --staged --worktree"
+# In a rehearsal no hook runs, and lines end as they are stored, whatever the user's settings.
+REHEARSED = {
+    "GIT_CONFIG_COUNT": "4",
+    "GIT_CONFIG_KEY_0": "core.hooksPath",
+    "GIT_CONFIG_VALUE_0": os.devnull,
+    "GIT_CONFIG_KEY_1": "core.autocrlf",
+    "GIT_CONFIG_VALUE_1": "false",
+    "GIT_CONFIG_KEY_2": "core.eol",
+    "GIT_CONFIG_VALUE_2": "lf",
+    "GIT_CONFIG_KEY_3": "commit.gpgSign",
+    "GIT_CONFIG_VALUE_3": "false",
+}
+UNDER_WAY = {
+    "MERGE_HEAD": "merge",
+    "rebase-merge": "rebase",
+    "rebase-apply": "rebase",
+    "CHERRY_PICK_HEAD": "cherry-pick",
+    "REVERT_HEAD": "revert",
+    "BISECT_LOG": "bisect",
+}
+SHORTCUTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/", "git+": ""}
+
+
+class RefusedError(Exception):
+    """Why there is no update, and what to do about it. Nothing was changed."""
+
+
+class CommandError(Exception):
+    """A command failed; the last thing that it said."""
+
+
+def run(
+    *command: str | Path,
+    cwd: Path = PROJECT,
+    feed: str = "",
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """Run a command without a terminal and return what it says; CommandError when it fails."""
+    done = subprocess.run(
+        command,
+        cwd=cwd,
+        input=feed,
+        env={**environment(), **(env or {})},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise CommandError(said.splitlines()[-1] if said else f"{command[0]} failed")
+    return done.stdout
+
+
+def environment() -> dict[str, str]:
+    """Return the environment for other programs: no repository but the one they are started in."""
+    foreign = {"VIRTUAL_ENV", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
+    inherited = {name: value for name, value in os.environ.items() if name not in foreign}
+    return {**inherited, "LC_ALL": "C.UTF-8", "GIT_TERMINAL_PROMPT": "0"}
+
+
+def git(*arguments: str | Path, cwd: Path = PROJECT, feed: str = "") -> str:
+    """Run git and return what it says; CommandError when it fails."""
+    return run("git", *arguments, cwd=cwd, feed=feed)
+
+
+def names(said: str) -> list[str]:
+    """Split what git says with -z."""
+    return [name for name in said.split("\0") if name]
+
+
+# ---- Before: is this project in a state to be updated? ----
+
+
+def refuse_unfit_project() -> None:
+    """Raise RefusedError unless the project is committed, and nothing else is under way."""
+    try:
+        top = Path(git("rev-parse", "--show-toplevel").strip())
+        git("rev-parse", "--verify", "HEAD")
+    except FileNotFoundError as error:
+        raise RefusedError("git is not installed: https://git-scm.com/downloads") from error
+    except CommandError as error:
+        raise RefusedError(
+            "The project is not in git, or nothing of it is committed; an update is merged with "
+            'what is. First: git init && git add --all && git commit -m "Start"'
+        ) from error
+    for name, action in UNDER_WAY.items():
+        if (top / git("rev-parse", "--git-path", name, cwd=top).strip()).exists():
+            raise RefusedError(
+                f"A {action} is under way. Finish it or call it off (`git status` says how), "
+                "and update then."
+            )
+    if changed := git("status", "--porcelain", "--", ".").rstrip():
+        raise RefusedError(
+            f"There are changes that are not committed:\n\n{changed}\n\nCommit them, or put them "
+            "aside (git stash --include-untracked), and update then, so that the update can be "
+            f"told from them. Left from an update that you do not want? {GO_BACK} ."
+        )
+
+
+def read_answers(directory: Path) -> dict[str, Any]:
+    """Return the answers that the project in `directory` was made with, and from what."""
+    try:
+        answers = yaml.safe_load((directory / ANSWERS_FILE).read_text(encoding="utf-8"))
+        answers["_src_path"], answers["_commit"]
+    except FileNotFoundError as error:
+        raise RefusedError(
+            f"There is no {ANSWERS_FILE}, which says what this project was made from. "
+            f"`git log -- {ANSWERS_FILE}` finds it when it was deleted. To make it anew, name the "
+            "release that the project is at:\n\n    uvx copier copy --vcs-ref RELEASE "
+            f"--exclude '*' --exclude '!{ANSWERS_FILE}' ADDRESS_OF_THE_TEMPLATE ."
+        ) from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise RefusedError(
+            f"{ANSWERS_FILE} does not say what this project was made from (_src_path and _commit), "
+            f"or is no YAML. `git log -p -- {ANSWERS_FILE}` shows what it was. A project that was "
+            "copied from a folder without git has no release to be updated from."
+        ) from error
+    return dict(answers)
+
+
+# ---- The template and its releases ----
+
+
+@dataclass(frozen=True)
+class Template:
+    """A clone of the template."""
+
+    source: str
+    clone: Path
+
+    def releases(self) -> dict[Version, str]:
+        """Return the releases and their tags, oldest first; no pre-releases."""
+        found = {}
+        for tag in git("tag", cwd=self.clone).split():
+            version = parsed(tag)
+            if version and not version.is_prerelease:
+                found[version] = tag
+        return dict(sorted(found.items()))
+
+    def commit(self, name: str) -> str | None:
+        """Return the id of the commit that `name` stands for; None where there is none."""
+        try:
+            return git("rev-parse", "--verify", f"{name}^{{commit}}", cwd=self.clone).strip()
+        except CommandError:
+            return None
+
+    def has(self, older: str, newer: str) -> bool:
+        """Say whether the commit `newer` comes after `older`, or is the same."""
+        try:
+            git("merge-base", "--is-ancestor", older, newer, cwd=self.clone)
+        except CommandError:
+            return False
+        return True
+
+    def changes(self, older: str, newer: str) -> str:
+        """Return what the changelog of `newer` says about the releases after `older`."""
+        try:
+            changelog = git("show", f"{newer}:CHANGELOG.md", cwd=self.clone)
+        except CommandError:
+            return ""
+        since = parsed(re.sub(r"-\d+-g[0-9a-f]+$", "", older))
+        until = parsed(newer)
+        told = []
+        for section in re.split(r"^(?=## )", changelog, flags=re.MULTILINE)[1:]:
+            version = parsed(section.split()[1].strip("[]"))
+            if version and not (since and version <= since) and not (until and version > until):
+                told.append(section.strip())
+        return "\n\n".join(told)
+
+
+def parsed(tag: str) -> Version | None:
+    """Return the version that a tag names; None when it names none."""
+    try:
+        return Version(tag)
+    except InvalidVersion:
+        return None
+
+
+def fetch_template(source: str, directory: Path) -> Template:
+    """Clone the template; RefusedError when it cannot be reached."""
+    address = source
+    for shortcut, meaning in SHORTCUTS.items():
+        if source.startswith(shortcut):
+            address = meaning + source.removeprefix(shortcut).lstrip("/")
+    address = str(Path(address).expanduser()) if address.startswith("~") else address
+    try:
+        git("clone", "--quiet", "--bare", "--", address, directory)
+    except CommandError as error:
+        raise RefusedError(
+            f"The template cannot be read from {source!r}: {error}\nThe address is _src_path in "
+            f"{ANSWERS_FILE}. If the template has moved, correct it there, commit, and try again."
+        ) from error
+    return Template(source, directory)
+
+
+def find_base(template: Template, answers: Mapping[str, Any]) -> str:
+    """Return the commit of the template that the project is at; RefusedError if that is unsure."""
+    current, made_from = str(answers["_commit"]), answers.get("_commit_hash")
+    base = template.commit(current)
+    if base is None:
+        shallow = git("rev-parse", "--is-shallow-repository", cwd=template.clone).strip() == "true"
+        raise RefusedError(
+            f"This project was made from {current!r} of the template (_commit in {ANSWERS_FILE}), "
+            f"which {template.source} does not have. "
+            + (
+                "That is a shallow clone. Fetch the rest: git fetch --unshallow --tags"
+                if shallow
+                else "Has the tag been deleted, or the file been edited by hand? "
+                f"`git log -p -- {ANSWERS_FILE}` shows what it was."
+            )
+        )
+    if made_from not in {None, base}:
+        raise RefusedError(
+            f"{current!r} of the template is not what it was when this project was made: the tag "
+            f"stood for {made_from}, and now stands for {base}. An update from there would find "
+            "conflicts in what you never touched. Ask those who publish the template to put the "
+            "tag back."
+        )
+    return base
+
+
+def choose_release(template: Template, base: str, wanted: str | None) -> str | None:
+    """Return the release to update to: `wanted`, else the newest; None when there is none newer."""
+    releases = template.releases()
+    if wanted is None:
+        newest = list(releases.values())[-1:]
+        return None if not newest or template.has(newest[0], base) else newest[0]
+    target = template.commit(wanted)
+    if target is None:
+        known = ", ".join(releases.values()) or "none"
+        raise RefusedError(f"The template has no release {wanted!r}. Its releases: {known}")
+    if target != base and template.has(target, base):
+        raise RefusedError(f"{wanted} is older than what this project is at; there is no way back.")
+    return None if target == base else wanted
+
+
+# ---- The rehearsal ----
+
+
+@dataclass
+class Rehearsal:
+    """The project, once more, in a worktree of its own: first as committed, then updated."""
+
+    directory: Path
+    before: str
+    tree: str = ""
+    unmerged: str = ""
+    problems: list[str] = field(default_factory=list)
+
+    def git(self, *arguments: str | Path) -> str:
+        """Run git in the worktree."""
+        return run("git", *arguments, cwd=self.directory, env=REHEARSED)
+
+    def take_down(self) -> None:
+        """Keep what is in the worktree now as a tree of git."""
+        self.unmerged = self.unmerged or self.git("ls-files", "--unmerged", "--full-name", "-z")
+        self.git("add", "--all", "--force", ".")
+        self.tree = self.git("write-tree").strip()
+
+    def changed(self, kinds: str) -> list[str]:
+        """Name the files that were added (A), modified (M) or deleted (D)."""
+        said = self.git(
+            *("diff", "--name-only", "--no-renames", "--relative", "-z"),
+            *(f"--diff-filter={kinds}", self.before, self.tree),
+        )
+        return names(said)
+
+
+@contextmanager
+def worktree(directory: Path) -> Iterator[Rehearsal]:
+    """Give the project once more, as it is committed, in `directory`."""
+    before = git("rev-parse", "HEAD").strip()
+    prefix = git("rev-parse", "--show-prefix").strip()
+    git("worktree", "prune")
+    run("git", "worktree", "add", "--quiet", "--detach", directory, before, env=REHEARSED)
+    try:
+        yield Rehearsal(directory / prefix, before)
+    finally:
+        git("worktree", "remove", "--force", directory)
+
+
+def copier(*arguments: str | Path) -> None:
+    """Run Copier; RefusedError when it fails."""
+    try:
+        run(sys.executable, "-m", "copier", *arguments, "--defaults", "--quiet", env=REHEARSED)
+    except CommandError as error:
+        raise RefusedError(f"Copier could not do it: {error}") from error
+
+
+def render_as_made(answers: Mapping[str, Any], base: str, directory: Path) -> Path:
+    """Render what the project was before anybody edited it."""
+    file = directory.with_suffix(".yml")
+    given = {name: value for name, value in answers.items() if not name.startswith("_")}
+    file.write_text(yaml.safe_dump(given), encoding="utf-8")
+    options = ("--vcs-ref", base, "--data-file", file)
+    copier("copy", *options, str(answers["_src_path"]), directory)
+    return directory
+
+
+def rehearse(rehearsal: Rehearsal, release: str, data: list[str], as_made: Path) -> None:
+    """Update the worktree, and note what takes a person."""
+    refuse_windows_line_ends(rehearsal, as_made)
+    before = read_answers(rehearsal.directory)
+    asked = [option for answer in data for option in ("--data", answer)]
+    copier("update", "--vcs-ref", release, *asked, rehearsal.directory)
+    rehearsal.take_down()
+    asked_for = {answer.partition("=")[0] for answer in data}
+    rehearsal.problems += [
+        *changed_answers(before, read_answers(rehearsal.directory), asked_for),
+        *lost_edits(rehearsal, as_made),
+        *left_to_resolve(rehearsal),
+    ]
+    if not rehearsal.problems:
+        rehearsal.problems += relock(rehearsal)
+
+
+def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Path) -> None:
+    """Raise RefusedError where files of the template have them: each line would be a conflict."""
+    found = []
+    for line in names(rehearsal.git("ls-files", "--eol", "-z")):
+        ends, name = line.split("\t", 1)
+        if re.search(r"\bw/(crlf|mixed)\b", ends) and (as_made / name).exists():
+            found.append(name)
+    if found:
+        raise RefusedError(
+            "These files have Windows line ends, in git or by .gitattributes, so that no line of "
+            "them is as the template wrote it:\n\n  " + "\n  ".join(found) + "\n\nWith "
+            "`* text=auto eol=lf` in .gitattributes, and no other rule for them: "
+            'git add --renormalize . && git commit -m "Store line feeds"'
+        )
+
+
+def changed_answers(
+    before: Mapping[str, Any], after: Mapping[str, Any], asked_for: set[str]
+) -> Iterator[str]:
+    """Tell of answers that are not what they were, though nobody asked for that."""
+    questions = sorted(name for name in after if not name.startswith("_"))
+    if unknown := asked_for.difference(questions):
+        raise RefusedError(
+            f"The template does not ask for {', '.join(sorted(unknown))}. "
+            f"It asks for {', '.join(questions)}."
+        )
+    for name in questions:
+        if name not in asked_for and name in before and before[name] != after[name]:
+            yield (
+                f"{ANSWERS_FILE}: {name} was {before[name]!r}, which this release does not take; "
+                f"it is now {after[name]!r}. Go back, and choose: --data {name}=..."
+            )
+
+
+def lost_edits(rehearsal: Rehearsal, as_made: Path) -> Iterator[str]:
+    """Tell of files that somebody had edited and that the release does without."""
+    for name in rehearsal.changed("D"):
+        edited = rehearsal.git("rev-parse", f"{rehearsal.before}:./{name}")
+        made = as_made / name
+        if not made.exists() or rehearsal.git("hash-object", "--no-filters", made) != edited:
+            yield (
+                f"{name}: this release does without the file, which you had edited. "
+                f"To have it back: {GO_BACK} -- {shlex.quote(name)}"
+            )
+
+
+def left_to_resolve(rehearsal: Rehearsal) -> Iterator[str]:
+    """Tell of what could not be merged, and of TOML and YAML that can no longer be read."""
+    for name in rehearsal.changed("AM"):
+        file = rehearsal.directory / name
+        lines = file.read_bytes().splitlines()
+        conflicts = [n for n, line in enumerate(lines, 1) if line == b"<<<<<<< before updating"]
+        for number in conflicts:
+            yield f"{name}:{number}: conflict; keep what is right between <<<<<<< and >>>>>>>."
+        if file.suffix == ".rej":
+            yield f"{name}: what of yours could not be merged; put it in by hand."
+        elif not conflicts and (error := syntax_error(file)):
+            yield f"{name}: can no longer be read: {error}"
+
+
+def syntax_error(file: Path) -> str:
+    """Say what is wrong with TOML or YAML; nothing when it can be read, or is neither."""
+    try:
+        if file.suffix == ".toml":
+            tomllib.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix in {".yml", ".yaml"}:
+            list(yaml.parse(file.read_text(encoding="utf-8")))
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def relock(rehearsal: Rehearsal) -> Iterator[str]:
+    """Bring uv.lock in step with pyproject.toml; tell when that is not possible."""
+    if rehearsal.git("ls-files", "uv.lock"):
+        try:
+            run("uv", "lock", cwd=rehearsal.directory)
+        except CommandError as error:
+            yield f"uv.lock: `uv lock` fails: {error}"
+        rehearsal.take_down()
+
+
+# ---- The update ----
+
+
+def bring_home(rehearsal: Rehearsal) -> None:
+    """Make the project what the rehearsal is, in the index and the working tree."""
+    top = Path(git("rev-parse", "--show-toplevel").strip())
+    try:
+        git("read-tree", "-m", "-u", rehearsal.before, rehearsal.tree, cwd=top)
+    except CommandError as error:
+        raise RefusedError(f"The update would overwrite what git does not know: {error}") from error
+    if stages := names(rehearsal.unmerged):
+        merged = {f"0 {'0' * 40}\t{stage.partition(TAB)[2]}" for stage in stages}
+        feed = "".join(f"{line}\0" for line in [*merged, *stages])
+        git("update-index", "-z", "--index-info", cwd=top, feed=feed)
+
+
+def checks_pass() -> bool:
+    """Run the project's checks."""
+    try:
+        command = ["uv", "run", "poe", "check"]
+        return subprocess.run(command, cwd=PROJECT, env=environment(), check=False).returncode == 0
+    except KeyboardInterrupt:
+        return False
+
+
+def say(*lines: str) -> None:
+    """Print at once, also into a pipe."""
+    print(*lines, sep="\n", flush=True)
+
+
+def announce(template: Template, current: str, release: str | None) -> None:
+    """Say which release the project is at, which is out, and what that one changes."""
+    if release is None:
+        say(f"This project is at {current} of {template.source}; there is no newer release.")
+        return
+    say(f"This project is at {current} of {template.source}; {release} is out.")
+    if changes := template.changes(current, release):
+        say("", *(f"    {line}".rstrip() for line in changes.splitlines()), "")
+
+
+def update(options: argparse.Namespace, directory: Path) -> int:
+    """Do what the command line asks for; return the exit code."""
+    if not options.check:
+        refuse_unfit_project()
+    answers = read_answers(PROJECT)
+    template = fetch_template(str(answers["_src_path"]), directory / "template.git")
+    base = find_base(template, answers)
+    release = choose_release(template, base, options.to)
+    announce(template, answers["_commit"], release)
+    if options.check:
+        return 0 if release is None else 1
+    if release is None and not options.data:
+        return 0
+
+    say("Rehearsing the update ...")
+    as_made = render_as_made(answers, base, directory / "as_made")
+    with worktree(directory / "worktree") as rehearsal:
+        rehearse(rehearsal, release or base, options.data, as_made)
+        say(rehearsal.git("diff", "--stat=100", rehearsal.before, rehearsal.tree).rstrip("\n"))
+        say(*(f"* {problem}" for problem in rehearsal.problems))
+        if options.dry_run:
+            say("That was the rehearsal; nothing was changed.")
+            return 1 if rehearsal.problems else 0
+        bring_home(rehearsal)
+
+    name = release or answers["_commit"]
+    if rehearsal.problems:
+        outcome, code = f"{name} is here, but each line with a * above takes you to finish it.", 1
+    elif checks_pass():
+        outcome, code = f"{name} is here, and all checks pass. To see it: git diff --cached", 0
+    else:
+        outcome, code = f"{name} is here, but the checks fail: see above.", 1
+    keep = f"git add --all && git commit -m 'Update the template to {name}'"
+    say("", outcome, f"To keep it:  {keep}", f"To go back:  {GO_BACK} .")
+    return code
+
+
+def main() -> int:
+    """Read the command line; return the exit code."""
+    parser = argparse.ArgumentParser(prog="uv run scripts/update.py", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--check", action="store_true", help="say whether there is a newer release")
+    parser.add_argument("--dry-run", action="store_true", help="rehearse it, and change nothing")
+    parser.add_argument("--to", metavar="RELEASE", help="to which release; without, to the newest")
+    parser.add_argument(
+        *("-d", "--data"),
+        action="append",
+        default=[],
+        metavar="NAME=ANSWER",
+        help="change an answer; may be given more than once",
+    )
+    options = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with tempfile.TemporaryDirectory(prefix="update-", ignore_cleanup_errors=True) as directory:
+        try:
+            return update(options, Path(directory))
+        except RefusedError as error:
+            print(f"{error}\n\nNothing was changed.", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("\nInterrupted. Nothing was changed.", file=sys.stderr)
+            return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
