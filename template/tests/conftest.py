@@ -19,7 +19,7 @@ from tests.http_client import ASGIWebSocketTransport, AsyncClient
 
 MakeClient = Callable[..., Awaitable[AsyncClient]]
 
-pytest_plugins = ["tests.harness.plugin", "tests.fixtures"]
+pytest_plugins = ["tests.harness.plugin", "tests.harness.queries", "tests.fixtures"]
 
 
 @pytest.fixture(scope="session")

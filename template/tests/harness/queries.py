@@ -2,21 +2,21 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 
+import pytest
 from sqlalchemy import Engine, event
 
 # Where a transaction begins and ends depends on how the test is isolated.
 TRANSACTION_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|SAVEPOINT|RELEASE|ROLLBACK)\b", re.I)
 
 
-@contextmanager
-def recorded_queries() -> Iterator[list[str]]:
-    """Give the list of the application's SQL statements, which grows as they are executed.
+@pytest.fixture
+async def queries(anyio_backend: str) -> AsyncIterator[list[str]]:
+    """The SQL statements that the application has executed; `queries.clear()` begins anew.
 
-    What runs in the task of the caller is left out: the test's own statements, and what the
-    harness does between requests.
+    What runs in the task of the test is left out: its own statements, and what the harness does
+    between requests.
     """
     statements: list[str] = []
     own_task = asyncio.current_task()

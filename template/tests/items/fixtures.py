@@ -12,7 +12,6 @@ from app.settings import Settings
 from app.users.models import User
 from tests.harness.asgi import RunningApp
 from tests.harness.databases import Databases
-from tests.harness.queries import recorded_queries
 from tests.http_client import AsyncClient
 from tests.items.factories import ItemFactory
 from tests.users.factories import UserFactory
@@ -57,13 +56,6 @@ def feed(running_app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> Feed:
     feed = Feed(backlog=3)
     monkeypatch.setitem(running_app.lifespan_state, "feed", feed)
     return feed
-
-
-@pytest.fixture
-async def queries(anyio_backend: str) -> AsyncIterator[list[str]]:
-    """The SQL statements that the application has executed; `queries.clear()` begins anew."""
-    with recorded_queries() as statements:
-        yield statements
 
 
 @pytest.fixture
