@@ -17,9 +17,12 @@ twice = pytest.mark.parametrize("run", [1, 2])
 # Cancelled after a second, with time to tell of it.
 CONFTEST = """
 from tests.conftest import *
-from tests.harness import plugin
 
-plugin.PATIENCE = 0.05
+
+def pytest_collection_finish():
+    from tests.harness import plugin
+
+    plugin.PATIENCE = 0.05
 """
 
 FAULTY_TESTS = """
@@ -76,7 +79,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
         env=os.environ | {"PYTHONPATH": str(ROOT), "TEST_DATABASE_URL": url},
         check=False,
     )
-    output = result.stdout.decode()
+    output = (result.stdout + result.stderr).decode()
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, output
     assert "3 failed, 1 passed" in output
     assert "not what it started: fail_later" in output
