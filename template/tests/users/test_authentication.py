@@ -21,7 +21,7 @@ class LogIn(Auth):
         self.form = {"username": email, "password": password}
         self.token: str | None = None
 
-    def auth_flow(self, request: Request) -> Generator[Request, Response, None]:
+    def auth_flow(self, request: Request) -> Generator[Request, Response]:
         if self.token is None:
             response = yield Request("POST", request.url.join("/token"), data=self.form)
             self.token = response.json()["access_token"]
