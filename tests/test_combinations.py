@@ -1,11 +1,112 @@
-"""Every combination of the choices renders what it promises."""
+"""Every combination of the choices renders what it promises: see tests/promises.py."""
 
+import json
+import re
+import sys
+from collections.abc import Callable
 from itertools import combinations, product
+from pathlib import Path
 
-from tests.pairwise import choices, pairs_covered, pairwise
+import pytest
+from copier import run_recopy
+
+from tests import promises
+from tests.pairwise import all_sets, choices, pairs_covered, pairwise
+from tests.promises import ANSWERS_FILE, DEFAULTS, check, check_with_ruff, read, write
+from tests.quickly import hurried, plain_copy, render_files
+from tests.rendering import Answers, render, run
+
+Render = Callable[[Answers], dict[str, str]]
 
 CHOICES = choices()
+COMBINATIONS = all_sets(CHOICES)
+# What goes into one test: the combinations that agree in their first two answers.
+PARTS = list(product(*list(CHOICES.values())[:2]))
+
 SMALL: dict[str, list[object]] = {"one": [1, 2, 3], "two": [True, False], "three": ["a", "b"]}
+
+
+@pytest.fixture(scope="session")
+def plain_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return plain_copy(template, tmp_path_factory.mktemp("plain") / "template")
+
+
+@pytest.fixture
+def files_of(plain_template: Path, tmp_path: Path) -> Render:
+    """Renders with the answers that it is given, and returns the files."""
+    return lambda answers: render_files(plain_template, tmp_path / "my-service", answers)
+
+
+# ---- All of them ----
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: "-".join(map(str, part)))
+def test_every_combination_renders_what_it_promises(
+    part: tuple[object, ...],
+    files_of: Render,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    chosen = [answers for answers in COMBINATIONS if tuple(answers.values())[:2] == part]
+    read_by_ruff = {}
+    for answers in chosen:
+        files = files_of(answers)
+        check(files, {**DEFAULTS, **answers})
+        python = {name: text for name, text in files.items() if name.endswith((".py", "ruff.toml"))}
+        key = json.dumps([python, answers["python_version"]])
+        read_by_ruff[key] = {**python, "pyproject.toml": files["pyproject.toml"]}
+
+    for number, files in enumerate(read_by_ruff.values()):
+        write(files, tmp_path / f"project-{number}")
+    check_with_ruff(tmp_path)
+    named = " and ".join(map(str, part))
+    record_property("tried", f"combinations with {named}: {len(chosen)} of {len(COMBINATIONS)}")
+
+
+def test_every_choice_has_words_to_be_found_by() -> None:
+    for question, offered in CHOICES.items():
+        for choice in offered:
+            assert choice in (False, "none") or (question, choice) in promises.SPEAKS_OF
+
+
+def test_the_answers_render_the_same_project_again(files_of: Render, tmp_path: Path) -> None:
+    for number, answers in enumerate(pairwise(CHOICES)):
+        files = files_of(answers)
+        project = tmp_path / f"again-{number}"
+        write({ANSWERS_FILE: files[ANSWERS_FILE]}, project)
+        with hurried():
+            run_recopy(project, defaults=True, overwrite=True, quiet=True)
+        assert read(project) == files
+
+
+# ---- The defaults ----
+
+
+def test_the_defaults_are_the_answers_that_they_were(
+    plain_template: Path, tmp_path: Path, files_of: Render
+) -> None:
+    copy = (sys.executable, "-m", "copier", "copy", "--quiet")
+    (tmp_path / "new").mkdir()
+    done = run(*copy, "--defaults", plain_template, "my-service", cwd=tmp_path / "new")
+    assert done.returncode == 0, done.stdout
+    files = read(tmp_path / "new/my-service")
+    assert files == files_of({})
+    assert files == files_of(DEFAULTS)
+    check(files, DEFAULTS)
+
+
+def test_a_template_from_git_renders_the_same(
+    template: Path, files_of: Render, tmp_path: Path
+) -> None:
+    """The short cuts that the other tests take change nothing but what is said of the origin."""
+    files, short = read(render(template, tmp_path / "from-git", {})), files_of({})
+    for kept in (files, short):
+        text = kept.pop(ANSWERS_FILE)
+        kept["answers"] = re.sub(r"^_.*\n", "", text, flags=re.MULTILINE)
+    assert files == short
+
+
+# ---- Some of them ----
 
 
 def test_few_sets_bring_every_two_choices_together() -> None:
