@@ -6,7 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.rendering import Answers, Project, install, isolate, new_directory, render, take_snapshot
+from tests.rendering import (
+    Answers,
+    Project,
+    Workshop,
+    find_python,
+    install,
+    isolate,
+    new_directory,
+    render,
+    run,
+    take_snapshot,
+)
+from tests.updating import make_releases
 
 # The projects that are installed and used: together they hold all that the answers change.
 PROJECTS: dict[str, Answers] = {
@@ -24,6 +36,8 @@ PROJECTS: dict[str, Answers] = {
         "license": "Proprietary",
     },
 }
+
+collect_ignore = ["typical_user"]  # what goes into projects that are updated
 
 # What tests record, and how it is headed at the end of the run.
 SUMMARIES = {
@@ -43,6 +57,12 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def template(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository that holds the template as it is now."""
     return take_snapshot(tmp_path_factory.mktemp("template"))
+
+
+@pytest.fixture(scope="session")
+def releases(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The template with its releases, the working tree and a simulated future."""
+    return make_releases(tmp_path_factory.mktemp("releases") / "template")
 
 
 @pytest.fixture
@@ -68,6 +88,25 @@ def installed(template: Path) -> Iterator[Callable[[str], Project]]:
 
     with ExitStack() as directories:
         yield installed
+
+
+@pytest.fixture(scope="session")
+def workshop(isolated: None) -> Iterator[Callable[[str], Workshop]]:
+    """Returns the place for projects on a version of Python."""
+    made: dict[str, Workshop] = {}
+
+    def workshop(python_version: str) -> Workshop:
+        if python_version not in made:
+            place = directories.enter_context(new_directory("workshop")) / "my-service"
+            place.mkdir()
+            python = find_python(python_version)
+            assert python, f"there is no Python {python_version} to test with"
+            assert run("uv", "venv", "--quiet", "--python", python, cwd=place).returncode == 0
+            made[python_version] = Workshop(place)
+        return made[python_version]
+
+    with ExitStack() as directories:
+        yield workshop
 
 
 # A group stays on one worker, so that each project is installed once.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import Mutant, copied, failures, plant, run_tests
-from tests.rendering import ROOT, Project, new_directory, run
+from tests.rendering import Project
 
 # Taken before the environment is cleaned: a server of one's own, as a team has in its CI.
 EXTERNAL = os.environ.get("TEST_DATABASE_URL")
@@ -236,30 +236,6 @@ def test_proofs_hold_in_twenty_random_orders(
             "--deselect=tests/isolation/test_guards.py",
         )
         assert code == 0, output
-
-
-@pytest.mark.parametrize("name", ["core", "other"])
-@pytest.mark.parametrize("python", ["3.12", "3.13"])
-def test_proofs_hold_on_newer_pythons(installed: Installed, name: str, python: str) -> None:
-    interpreter = find_python(python)
-    if interpreter is None:
-        pytest.skip(f"there is no Python {python}")
-    with new_directory("python") as directory:
-        done = installed(name).run(
-            *("uv", "run", "--python", interpreter, "pytest", "-q", "tests/isolation"),
-            UV_PROJECT_ENVIRONMENT=str(directory / "venv"),
-        )
-    assert done.returncode == 0, done.stdout
-
-
-def find_python(version: str) -> str | None:
-    """Return the path of a Python that uv knows of, or that pyenv has installed."""
-    done = run("uv", "python", "find", "--no-project", version, cwd=ROOT)
-    if done.returncode == 0:
-        return done.stdout.strip()
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
-    found = sorted(pyenv.glob(f"versions/{version}.*/bin/python"))
-    return str(found[-1]) if found else None
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))

@@ -59,7 +59,7 @@ class RefusedError(Exception):
 
 
 class CommandError(Exception):
-    """A command failed; the last thing that it said."""
+    """A command failed; what it said."""
 
 
 def run(
@@ -79,8 +79,7 @@ def run(
         check=False,
     )
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
-        raise CommandError(said.splitlines()[-1] if said else f"{command[0]} failed")
+        raise CommandError((done.stderr or done.stdout).strip() or f"{command[0]} failed")
     return done.stdout
 
 
@@ -317,7 +316,8 @@ def copier(*arguments: str | Path) -> None:
     try:
         run(sys.executable, "-m", "copier", *arguments, "--defaults", "--quiet", env=REHEARSED)
     except CommandError as error:
-        raise RefusedError(f"Copier could not do it: {error}") from error
+        last_words = str(error).splitlines()[-1]  # above them may be a traceback
+        raise RefusedError(f"Copier could not do it: {last_words}") from error
 
 
 def render_as_made(answers: Mapping[str, Any], base: str, directory: Path) -> Path:
@@ -422,10 +422,12 @@ def syntax_error(file: Path) -> str:
 def relock(rehearsal: Rehearsal) -> Iterator[str]:
     """Bring uv.lock in step with pyproject.toml; tell when that is not possible."""
     if rehearsal.git("ls-files", "uv.lock"):
+        # For the Python in it; the worktree has no environment.
+        env = {"UV_PROJECT_ENVIRONMENT": str(PROJECT / ".venv"), **os.environ}
         try:
-            run("uv", "lock", cwd=rehearsal.directory)
+            run("uv", "lock", cwd=rehearsal.directory, env=env)
         except CommandError as error:
-            yield f"uv.lock: `uv lock` fails: {error}"
+            yield f"uv.lock: not in step with pyproject.toml, for `uv lock` fails:\n{error}"
         rehearsal.take_down()
 
 
@@ -434,15 +436,39 @@ def relock(rehearsal: Rehearsal) -> Iterator[str]:
 
 def bring_home(rehearsal: Rehearsal) -> None:
     """Make the project what the rehearsal is, in the index and the working tree."""
+    in_the_way = [name for name in rehearsal.changed("A") if (PROJECT / name).exists()]
+    if in_the_way:
+        raise RefusedError(
+            "The release brings files where you have some that git ignores. Move them away:\n\n  "
+            + "\n  ".join(in_the_way)
+        )
     top = Path(git("rev-parse", "--show-toplevel").strip())
-    try:
-        git("read-tree", "-m", "-u", rehearsal.before, rehearsal.tree, cwd=top)
-    except CommandError as error:
-        raise RefusedError(f"The update would overwrite what git does not know: {error}") from error
+    git("read-tree", "-m", "-u", rehearsal.before, rehearsal.tree, cwd=top)
     if stages := names(rehearsal.unmerged):
         merged = {f"0 {'0' * 40}\t{stage.partition(TAB)[2]}" for stage in stages}
         feed = "".join(f"{line}\0" for line in [*merged, *stages])
         git("update-index", "-z", "--index-info", cwd=top, feed=feed)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Let nobody interrupt this, nor the programs that it starts."""
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+
+
+def interrupt(_number: int, _frame: object) -> None:
+    """Raise KeyboardInterrupt, and once only: what is being tidied up is not interrupted."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def checks_pass() -> bool:
@@ -492,7 +518,8 @@ def update(options: argparse.Namespace, directory: Path) -> int:
         if options.dry_run:
             say("That was the rehearsal; nothing was changed.")
             return 1 if rehearsal.problems else 0
-        bring_home(rehearsal)
+        with undisturbed():
+            bring_home(rehearsal)
 
     name = release or answers["_commit"]
     if rehearsal.problems:
@@ -521,7 +548,8 @@ def main() -> int:
         help="change an answer; may be given more than once",
     )
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, interrupt)
     with tempfile.TemporaryDirectory(prefix="update-", ignore_cleanup_errors=True) as directory:
         try:
             return update(options, Path(directory))

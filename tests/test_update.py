@@ -1,0 +1,194 @@
+"""An update brings all that a release holds, and keeps all that a team has made."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from copier import run_update
+
+from tests.conftest import PROJECTS
+from tests.pairwise import choices, pairwise
+from tests.rendering import Answers, Project, Workshop, commit_all, git, render
+from tests.updating import (
+    FUTURE,
+    MOVED,
+    MOVED_TO,
+    NEW_MANAGED,
+    NEW_SEAM,
+    PRESENT,
+    RELEASES,
+    RETIRED,
+    answered,
+    append,
+    deleted,
+    lost_lines,
+    not_managed,
+    update,
+    work_as_a_typical_team,
+)
+
+SETS = pairwise(choices())
+
+
+def files_in(directory: Path) -> dict[str, str]:
+    return {
+        file.relative_to(directory).as_posix(): file.read_text(encoding="utf-8")
+        for file in directory.rglob("*")
+        if file.is_file() and ".git" not in file.parts
+    }
+
+
+# ---- Without edits ----
+
+
+@pytest.mark.parametrize("name", PROJECTS)
+@pytest.mark.parametrize("release", [*RELEASES, PRESENT])
+def test_an_update_without_edits_is_the_same_as_a_fresh_project(
+    releases: Path, tmp_path: Path, release: str, name: str
+) -> None:
+    project = render(releases, tmp_path / "project", PROJECTS[name], release)
+    commit_all(project, "Start")
+    fresh = files_in(render(releases, tmp_path / "fresh", PROJECTS[name], PRESENT))
+    for _ in range(2):
+        run_update(project, vcs_ref=PRESENT, defaults=True, overwrite=True, quiet=True)
+        assert files_in(project) == fresh
+        commit_all(project, "Update")
+
+
+def test_the_future_without_edits_is_the_same_as_a_fresh_project(
+    releases: Path, tmp_path: Path
+) -> None:
+    project = render(releases, tmp_path / "project", {}, PRESENT)
+    commit_all(project, "Start")
+    kept = (project / RETIRED).read_text(encoding="utf-8")
+    run_update(project, vcs_ref=FUTURE, defaults=True, overwrite=True, quiet=True)
+    fresh = files_in(render(releases, tmp_path / "fresh", {}, FUTURE))
+    assert files_in(project) == {**fresh, RETIRED: kept}
+    assert {NEW_MANAGED, NEW_SEAM, MOVED, MOVED_TO} <= fresh.keys()
+    assert RETIRED not in fresh
+
+
+# ---- With months of work ----
+
+
+@pytest.fixture
+def team(
+    releases: Path, workshop: Callable[[str], Workshop], request: pytest.FixtureRequest
+) -> Project:
+    """The project of a team that has worked on it for months."""
+    release, answers = request.param
+    project = workshop(answers.get("python_version", "3.11")).install(releases, answers, release)
+    work_as_a_typical_team(project)
+    return project
+
+
+def teams(*parameters: tuple[str, Answers]) -> pytest.MarkDecorator:
+    """Run a test for teams that began with a release and answers; one Python to each worker."""
+    return pytest.mark.parametrize(
+        "team",
+        [
+            pytest.param(
+                (release, answers),
+                id="-".join([release, *map(str, answers.values())]),
+                marks=pytest.mark.xdist_group(f"Python {answers.get('python_version', '3.11')}"),
+            )
+            for release, answers in parameters
+        ],
+        indirect=True,
+    )
+
+
+def check_update(team: Project, *options: str) -> str:
+    """Update the project of a team: nothing is lost, nothing is left to do, all checks pass."""
+    answers, theirs = answered(team.path), not_managed(team.path)
+    code, said = update(team, *options)
+    assert code == 0, said
+    now = files_in_git(team.path)
+    assert not re.search(r"^(<<<<<<<|>>>>>>>) ", "".join(now.values()), re.MULTILINE)
+    assert lost_lines(team.path) == []
+    assert {name: now[name] for name in theirs} == theirs
+    asked_for = dict(option.split("=") for option in options if "=" in option)
+    changed = {name for name, answer in answers.items() if answered(team.path)[name] != answer}
+    assert changed == asked_for.keys()
+    return said
+
+
+def files_in_git(path: Path) -> dict[str, str]:
+    names = git("ls-files", "-z", cwd=path).split("\0")
+    return {name: (path / name).read_text(encoding="utf-8") for name in names if name}
+
+
+@teams(*((release, answers) for release in list(RELEASES)[-1:] for answers in SETS))
+def test_months_of_work_on_the_newest_release_are_kept(team: Project) -> None:
+    check_update(team, "--to", PRESENT)
+    assert deleted(team.path) == []
+
+
+@teams(*((release, SETS[0]) for release in list(RELEASES)[:-1]))
+def test_months_of_work_on_any_release_are_kept(team: Project) -> None:
+    check_update(team, "--to", PRESENT)
+    assert deleted(team.path) == []
+
+
+@teams((PRESENT, {}), (PRESENT, PROJECTS["other"]))
+def test_months_of_work_are_kept_by_a_release_that_touches_everything(team: Project) -> None:
+    said = check_update(team)
+    assert f"{FUTURE} is out" in said
+    assert "- Every line that there is." in said
+    assert deleted(team.path) == []
+    assert answered(team.path)["audience"] == "everybody"
+    assert (team.path / NEW_SEAM).exists()
+    assert "all checks pass" in said
+
+
+@teams((PRESENT, {}))
+def test_changed_answers_change_the_project_and_keep_months_of_work(team: Project) -> None:
+    data = ("--data", "database=postgresql", "--data", "ci=gitlab", "--data", "docker=false")
+    check_update(team, "--to", PRESENT, *data)
+    assert sorted(deleted(team.path)) == [
+        ".dockerignore",
+        ".github/workflows/ci.yml",
+        ".github/workflows/template.yml",
+        "Dockerfile",
+        "compose.yaml",
+    ]
+    assert (team.path / ".gitlab-ci.yml").exists()
+    assert "asyncpg" in (team.path / "uv.lock").read_text(encoding="utf-8")
+    settings = (team.path / ".env.example").read_text(encoding="utf-8")
+    assert "DATABASE_URL=postgresql+asyncpg://" in settings
+    assert "NOTES_PER_PAGE=20" in settings
+
+
+# ---- With edits where there was no reason for any ----
+
+
+@teams((PRESENT, {"example": False, "docker": True}))
+def test_edited_lines_of_the_template_are_named_and_can_be_had_back(team: Project) -> None:
+    for name in ("ruff.toml", "app/core/health.py"):
+        file = team.path / name
+        first, rest = file.read_text(encoding="utf-8").split("\n", maxsplit=1)
+        file.write_text(f"{first} And ours.\n{rest}", encoding="utf-8")
+    append(team.path / "tests/conftest.py", "\n\nOURS = 1\n")
+    append(team.path / "Dockerfile", "# Ours.\n")
+    commit_all(team.path, "Edits")
+    before = files_in_git(team.path)
+
+    code, said = update(team, "--data", "docker=false")
+
+    assert code == 1
+    lines = (team.path / "tests/conftest.py").read_text(encoding="utf-8").splitlines()
+    end = lines.index("<<<<<<< before updating") + 1
+    for place in ("ruff.toml:1", "app/core/health.py:1", f"tests/conftest.py:{end}"):
+        assert f"* {place}: conflict" in said
+    unmerged = git("diff", "--name-only", "--diff-filter=U", cwd=team.path).split()
+    assert unmerged == ["app/core/health.py", "ruff.toml", "tests/conftest.py"]
+    assert said.count("\n* ") == 4, said
+    [restore] = re.findall(r"^\* Dockerfile: .*To have it back: (.*)$", said, re.MULTILINE)
+    team.check("sh", "-c", restore)
+    assert (team.path / "Dockerfile").read_text(encoding="utf-8") == before["Dockerfile"]
+
+    [go_back] = re.findall(r"^To go back: +(.*)$", said, re.MULTILINE)
+    team.check("sh", "-c", go_back)
+    assert git("status", "--porcelain", cwd=team.path) == ""
+    assert files_in_git(team.path) == before

@@ -1,0 +1,358 @@
+"""What goes wrong with updates in real life: each ends in a clear sentence, and nothing is lost."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import yaml
+
+from tests.rendering import Project, commit_all, git, render
+from tests.updating import FUTURE, PRESENT, append, edit, update
+
+DONE, TAKES_A_PERSON, REFUSED = 0, 1, 2
+
+
+class Pair(NamedTuple):
+    """A template, and a project that was made from PRESENT of it."""
+
+    template: Path
+    project: Project
+
+    @property
+    def path(self) -> Path:
+        return self.project.path
+
+
+@pytest.fixture(scope="session")
+def original(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a small project."""
+    directory = tmp_path_factory.mktemp("original") / "project"
+    return render(releases, directory, {"example": False}, PRESENT)
+
+
+@pytest.fixture
+def pair(releases: Path, original: Path, tmp_path: Path) -> Pair:
+    """A template and a project, for the test to spoil."""
+    template, path = tmp_path / "template", tmp_path / "project"
+    git("clone", "--quiet", releases, template, cwd=tmp_path)
+    shutil.copytree(original, path)
+    edit_answers(path, _src_path=str(template))
+    commit_all(path, "Start")
+    return Pair(template, Project(path, {"example": False}))
+
+
+def edit_answers(path: Path, **values: object) -> None:
+    file = path / ".copier-answers.yml"
+    answers = yaml.safe_load(file.read_text(encoding="utf-8")) | values
+    file.write_text(yaml.safe_dump(answers), encoding="utf-8")
+
+
+def state(path: Path) -> object:
+    """Return all that must not change: files, index, branches, worktrees, what is under way."""
+    files = {
+        file.relative_to(path): file.read_bytes()
+        for file in path.rglob("*")
+        if file.is_file() and ".git" not in file.relative_to(path).parts
+    }
+    in_git = [
+        git(*command.split(), cwd=path)
+        for command in ("status --porcelain", "rev-parse HEAD", "branch", "stash list")
+    ]
+    return files, in_git, git("worktree", "list", cwd=path).count("\n")
+
+
+@contextmanager
+def unchanged(path: Path) -> Iterator[None]:
+    before = state(path)
+    yield
+    assert state(path) == before
+
+
+def check_refused(pair: Pair, *sentences: str, options: tuple[str, ...] = ()) -> str:
+    """Update in vain: the sentences are said, and the project is as it was."""
+    with unchanged(pair.path):
+        code, said = update(pair.project, *options)
+    assert code == REFUSED, said
+    for sentence in (*sentences, "Nothing was changed."):
+        assert sentence in said
+    assert "Traceback" not in said
+    return said
+
+
+# ---- The project ----
+
+
+def test_changes_that_are_not_committed(pair: Pair) -> None:
+    append(pair.path / "app/main.py", "\n")
+    (pair.path / "new.txt").touch()
+    check_refused(pair, "not committed", " M app/main.py", "?? new.txt", "git stash")
+
+
+def test_no_git(pair: Pair) -> None:
+    shutil.rmtree(pair.path / ".git")
+    code, said = update(pair.project)
+    assert code == REFUSED
+    assert "git init && git add --all" in said
+
+
+@pytest.mark.parametrize(
+    ("action", "begin"),
+    [
+        ("rebase", "git -c sequence.editor='sed -i s/pick/edit/' rebase --quiet -i HEAD~1"),
+        ("merge", "git merge --quiet --no-commit --no-ff --strategy=ours other"),
+        (
+            "cherry-pick",
+            "git cherry-pick --no-commit HEAD; git rev-parse HEAD > .git/CHERRY_PICK_HEAD",
+        ),
+        ("bisect", "git bisect start"),
+    ],
+)
+def test_something_else_is_under_way(pair: Pair, action: str, begin: str) -> None:
+    git("branch", "other", cwd=pair.path)
+    append(pair.path / "README.md", "More.\n")
+    commit_all(pair.path, "More")
+    git("checkout", "--quiet", "other", cwd=pair.path)
+    append(pair.path / "CHANGELOG.md", "More.\n")
+    commit_all(pair.path, "Other")
+    git("checkout", "--quiet", "main", cwd=pair.path)
+    pair.project.run("sh", "-c", begin)
+    check_refused(pair, f"A {action} is under way")
+
+
+def test_no_answers_file(pair: Pair) -> None:
+    (pair.path / ".copier-answers.yml").unlink()
+    commit_all(pair.path, "Tidy up")
+    check_refused(pair, "There is no .copier-answers.yml", "git log -- .copier-answers.yml")
+
+
+@pytest.mark.parametrize("content", ["[", "", "database: sqlite\n", "- a\n"])
+def test_answers_that_do_not_say_where_the_project_comes_from(pair: Pair, content: str) -> None:
+    (pair.path / ".copier-answers.yml").write_text(content, encoding="utf-8")
+    commit_all(pair.path, "Edit")
+    check_refused(pair, "does not say what this project was made from")
+
+
+def test_windows_line_ends_in_git(pair: Pair) -> None:
+    (pair.path / ".gitattributes").write_text("* -text\n", encoding="utf-8")
+    for name in ("ruff.toml", "README.md"):
+        file = pair.path / name
+        file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+    commit_all(pair.path, "From Windows")
+    check_refused(pair, "Windows line ends", "  README.md\n  ruff.toml\n", "--renormalize")
+
+
+def test_windows_line_ends_in_the_working_tree_do_no_harm(pair: Pair) -> None:
+    (pair.path / ".gitattributes").unlink()
+    commit_all(pair.path, "Leave it to git")
+    git("config", "core.autocrlf", "true", cwd=pair.path)
+    git("rm", "--quiet", "-r", "--cached", ".", cwd=pair.path)
+    git("reset", "--quiet", "--hard", cwd=pair.path)
+    assert b"\r\n" in (pair.path / "ruff.toml").read_bytes()
+    code, said = update(pair.project, "--dry-run")
+    assert code == DONE, said
+    assert "ruff.toml" in said
+
+
+def test_a_file_that_git_ignores_is_in_the_way(pair: Pair) -> None:
+    append(pair.path / ".gitignore", "/docs\n")
+    commit_all(pair.path, "Ignore the docs")
+    (pair.path / "docs").mkdir()
+    (pair.path / "docs/audience.md").write_text("Secret.\n", encoding="utf-8")
+    check_refused(pair, "docs/audience.md")
+
+
+def test_a_shallow_clone_of_the_project_can_be_updated(pair: Pair, tmp_path: Path) -> None:
+    append(pair.path / "README.md", "More.\n")
+    commit_all(pair.path, "More")
+    shallow = tmp_path / "shallow"
+    git("clone", "--quiet", "--depth=1", f"file://{pair.path}", shallow, cwd=tmp_path)
+    code, said = update(Project(shallow, {}), "--dry-run")
+    assert code == DONE, said
+
+
+def test_a_project_in_a_folder_of_a_larger_repository(pair: Pair, tmp_path: Path) -> None:
+    shutil.rmtree(pair.path / ".git")
+    top = tmp_path / "monorepo"
+    path = top / "services" / "our notes"
+    shutil.copytree(pair.path, path)
+    (top / "elsewhere.txt").write_text("committed\n", encoding="utf-8")
+    commit_all(top, "Start")
+    edit(path / "ruff.toml", r"\A#", "# Ours.")
+    commit_all(top, "Edit")
+    (top / "elsewhere.txt").write_text("not yet committed\n", encoding="utf-8")
+    (top / "new.txt").touch()
+    with unchanged(top):
+        code, said = update(Project(path, {}))
+        assert code == TAKES_A_PERSON, said
+        assert "* ruff.toml:1: conflict" in said
+        assert " M elsewhere.txt" in git("status", "--porcelain", cwd=top)
+        assert "UU " in git("status", "--porcelain", cwd=top)
+        [go_back] = re.findall(r"^To go back: +(.*)$", said, re.MULTILINE)
+        Project(path, {}).check("sh", "-c", go_back)
+
+
+# ---- The template ----
+
+
+def test_the_template_is_gone(pair: Pair) -> None:
+    shutil.rmtree(pair.template)
+    check_refused(pair, f"cannot be read from {str(pair.template)!r}", "_src_path")
+
+
+def test_an_old_version_that_the_template_does_not_know(pair: Pair) -> None:
+    edit_answers(pair.path, _commit="v0.0.7")
+    commit_all(pair.path, "Edit")
+    check_refused(pair, "'v0.0.7'", "does not have", "edited by hand")
+
+
+def test_a_shallow_clone_of_the_template(pair: Pair) -> None:
+    shallow = pair.template.with_name("shallow")
+    url = f"file://{pair.template}"
+    git("clone", "--quiet", "--depth=1", "--branch", FUTURE, url, shallow, cwd=pair.template)
+    edit_answers(pair.path, _src_path=str(shallow))
+    commit_all(pair.path, "Move the template")
+    check_refused(pair, f"{PRESENT!r}", "shallow clone", "--unshallow")
+
+
+def test_a_tag_that_was_moved(pair: Pair) -> None:
+    moved_from = git("rev-parse", f"{PRESENT}^{{commit}}", cwd=pair.template).strip()
+    git("tag", "--force", PRESENT, FUTURE, cwd=pair.template)
+    check_refused(pair, f"the tag stood for {moved_from}", "put the tag back")
+
+
+def test_a_release_that_there_is_not(pair: Pair) -> None:
+    check_refused(pair, "no release 'v7'", FUTURE, options=("--to", "v7"))
+
+
+def test_a_release_that_is_older(pair: Pair) -> None:
+    git("tag", "v1.0.0a1", f"{PRESENT}~1", cwd=pair.template)
+    check_refused(pair, "older than what this project is at", options=("--to", "v1.0.0a1"))
+
+
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [("databse=sqlite", "does not ask for databse. It asks for"), ("ci=jenkins", "Invalid choice")],
+)
+def test_an_answer_that_the_template_does_not_take(pair: Pair, data: str, sentence: str) -> None:
+    check_refused(pair, sentence, options=("--data", data))
+
+
+def test_no_newer_release(pair: Pair) -> None:
+    git("tag", "--delete", FUTURE, cwd=pair.template)
+    with unchanged(pair.path):
+        for options in ((), ("--check",)):
+            code, said = update(pair.project, *options)
+            assert code == DONE
+            assert f"is at {PRESENT}" in said
+            assert "no newer release" in said
+
+
+def test_a_newer_release_is_told_of(pair: Pair) -> None:
+    append(pair.path / "README.md", "Not committed.\n")  # only an update minds
+    with unchanged(pair.path):
+        code, said = update(pair.project, "--check")
+    assert code == 1
+    assert f"{FUTURE} is out" in said
+    assert "- Every line that there is." in said
+    assert "## Unreleased" not in said
+
+
+def test_the_changelog_is_told_from_the_releases_in_between(pair: Pair) -> None:
+    sections = {"Unreleased": "U", "1001.0.0": "C", "1000.0.0": "B", "999.0.0": "A"}
+    changelog = "".join(f"## {name}\n\n{text}\n\n" for name, text in sections.items())
+    (pair.template / "CHANGELOG.md").write_text(changelog, encoding="utf-8")
+    commit_all(pair.template, "More")
+    git("tag", "v1001.0.0", cwd=pair.template)
+    git("tag", "v1002.0.0a1", cwd=pair.template)
+    _, said = update(pair.project, "--check")
+    told = [line.strip() for line in said.splitlines() if line.strip() in set("UABC")]
+    assert told == ["C", "B"]
+
+
+# ---- A release with a fault ----
+
+
+def release(pair: Pair, name: str, pattern: str, replacement: str) -> None:
+    edit(pair.template / name, pattern, replacement)
+    commit_all(pair.template, "Fault")
+    git("tag", "v1001.0.0", cwd=pair.template)
+
+
+def check_told(pair: Pair, *sentences: str) -> None:
+    """Rehearse: what takes a person is told, and nothing is changed."""
+    with unchanged(pair.path):
+        code, said = update(pair.project, "--dry-run")
+    assert code == TAKES_A_PERSON, said
+    for sentence in (*sentences, "That was the rehearsal; nothing was changed."):
+        assert sentence in said, said
+
+
+def test_a_choice_that_a_release_takes_away(pair: Pair) -> None:
+    edit_answers(pair.path, license="BSD-3-Clause")
+    commit_all(pair.path, "Choose")
+    release(pair, "copier.yml", r"^    BSD-3-Clause[^\n]*\n", "")
+    check_told(pair, "* .copier-answers.yml: license was 'BSD-3-Clause'", "--data license=")
+
+
+def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> None:
+    append(pair.path / "app/core/health.py", "# Ours.\n")
+    commit_all(pair.path, "Edit")
+    (pair.template / "template/app/core/health.py").unlink()
+    (pair.template / "template/app/core/config.py").unlink()
+    release(pair, "CHANGELOG.md", r"\Z", "More.\n")
+    check_told(pair, "* app/core/health.py: this release does without the file")
+    assert "* app/core/config.py" not in update(pair.project, "--dry-run")[1]
+
+
+def test_toml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
+    append(pair.path / "pyproject.toml", "\n[tool.ours]\n")
+    commit_all(pair.path, "Edit")
+    release(pair, "template/pyproject.toml.jinja", r"^\[tool\.uv\]", "[tool.ours]\n\n[tool.uv]")
+    check_told(pair, "* pyproject.toml: can no longer be read: ", "ours")
+
+
+def test_yaml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
+    release(pair, "template/.github/workflows/ci.yml.jinja", r"^permissions:", "permissions: [")
+    check_told(pair, "* .github/workflows/ci.yml: can no longer be read: ")
+
+
+def test_dependencies_that_cannot_be_locked(pair: Pair) -> None:
+    pair.project.check("uv", "lock", "--quiet")
+    commit_all(pair.path, "Lock")
+    release(pair, "template/pyproject.toml.jinja", r'"fastapi>=[^"]+"', '"fastapi>=9999"')
+    check_told(pair, "* uv.lock: not in step with pyproject.toml", "fastapi>=9999")
+
+
+# ---- Interrupted ----
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_update_changes_nothing(pair: Pair, sign: signal.Signals) -> None:
+    command = ["uv", "run", "scripts/update.py"]
+    with unchanged(pair.path):
+        with subprocess.Popen(
+            command,
+            cwd=pair.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            start_new_session=True,
+        ) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith("Rehearsing"):
+                    break
+            os.killpg(process.pid, sign)
+            rest = process.stdout.read()
+        if sign != signal.SIGKILL:
+            assert "Interrupted. Nothing was changed." in rest
+            assert "Traceback" not in rest
+        git("worktree", "prune", cwd=pair.path)
+    assert update(pair.project, "--dry-run")[0] == DONE
