@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rendering import (
     Answers,
@@ -44,6 +45,13 @@ SUMMARIES = {
     "tried": "what was tried",
     "mutant": "planted faults, and the test that caught each",
 }
+
+# How many answer sets are tried: always the same few, or others each time, with
+# --hypothesis-profile=slow. Each renders a project, which takes its time.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", UNHURRIED, max_examples=100, derandomize=True, database=None)
+settings.register_profile("slow", UNHURRIED, max_examples=1000)
+settings.load_profile("quick")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -42,9 +42,8 @@ def hurried() -> Iterator[None]:
 
 def render_files(template: Path, directory: Path, answers: Answers) -> dict[str, str]:
     """Render into `directory`, take the files out of it, and remove it."""
-    try:
-        with hurried():
-            run_copy(str(template), directory, dict(answers), defaults=True, quiet=True)
-        return read(directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    with hurried():
+        run_copy(str(template), directory, dict(answers), defaults=True, quiet=True)
+    files = read(directory)
+    shutil.rmtree(directory)
+    return files
