@@ -382,9 +382,9 @@ def shown(markdown: str) -> str:
 
 
 CHECKS = [
-    check_tree, check_names, check_tidiness, check_nothing_is_left, check_syntax, check_readme,
-    check_nothing_speaks_of_what_was_not_asked_for, check_dependencies,
-    check_answers, check_licence, check_python_version, check_texts,
+    check_names, check_nothing_is_left, check_tree, check_tidiness, check_syntax, check_readme,
+    check_answers, check_dependencies, check_licence, check_python_version, check_texts,
+    check_nothing_speaks_of_what_was_not_asked_for,
 ]  # fmt: skip
 
 
