@@ -84,8 +84,14 @@ MUTANTS = [
         ISOLATION,
         "        await self._turns.begin(who)\n"
         "        self._turns.engage(who)\n"
-        "        who.in_request = True\n",
+        "        who.requests += 1\n",
         "",
+    ),
+    Mutant(
+        "a request ends with one that it made to its own application",
+        ISOLATION,
+        "            who.requests -= 1\n",
+        "            who.requests = 0\n",
     ),
     Mutant(
         "idle reads keep their turn",

@@ -86,14 +86,14 @@ class RolledBack(Isolation):
             )
         await self._turns.begin(who)
         self._turns.engage(who)
-        who.in_request = True
+        who.requests += 1
         try:
             yield
         finally:
             with CancelScope(shield=True):  # what was cancelled has to be cleared up, too
                 await sessions_closed()
                 await self._reload(who)
-            who.in_request = False
+            who.requests -= 1
             self._turns.disengage(who)
 
     def _test_has_uncommitted_writes(self) -> bool:

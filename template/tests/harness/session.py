@@ -50,7 +50,7 @@ class SavepointSession(Session):
     @property
     def is_idle(self) -> bool:
         """Whether the transaction has only read, and in a request is not under way."""
-        under_way = self.changes or self.is_ending_read or self.opened_by.in_request
+        under_way = self.changes or self.is_ending_read or self.opened_by.requests
         return self.is_clean and not under_way
 
     async def end_read(self) -> None:

@@ -10,7 +10,7 @@ class Participant:
 
     def __init__(self) -> None:
         self.engagements = 0  # the request as a whole, and each transaction of a session
-        self.in_request = False
+        self.requests = 0  # more than one where the application calls itself
 
 
 served: ContextVar[Participant | None] = ContextVar("served", default=None)

@@ -4,8 +4,12 @@ import asyncio
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import text
 
 from tests.conftest import MakeClient
+from tests.harness.isolation import Isolation
+from tests.harness.session import SavepointSession
+from tests.harness.turns import Participant, served
 from tests.http_client import AsyncClient, connect_websocket
 from tests.isolation.probe import greeter, hanging, tenant
 
@@ -26,6 +30,21 @@ async def test_concurrent_requests_all_succeed_and_see_the_commits_of_others(
 async def test_request_is_over_before_the_next_begins(client: AsyncClient) -> None:
     await asyncio.gather(*(client.post("/probe/numbered") for _ in range(3)))
     assert (await client.get("/probe/notes")).json() == ["0", "1", "2"]
+
+
+async def test_request_goes_on_when_one_that_it_made_to_its_own_application_is_over(
+    isolation: Isolation,
+) -> None:
+    who = Participant()
+    async with isolation.request(who):
+        async with isolation.request(who):
+            pass
+        token = served.set(who)
+        async with isolation.session() as session:
+            await session.execute(text("SELECT 1"))
+            assert isinstance(session.sync_session, SavepointSession)
+            assert not session.sync_session.is_idle  # or others could end what it reads
+        served.reset(token)
 
 
 async def test_sockets_and_requests_take_turns(client: AsyncClient) -> None:
