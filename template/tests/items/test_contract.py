@@ -47,6 +47,7 @@ def authorization(contract: OpenApiSchema) -> dict[str, str]:
     return {"Authorization": f"Bearer {response.json()['access_token']}"}
 
 
+@pytest.mark.timeout(180)  # some hundred requests
 def test_every_operation_answers_as_declared(
     contract: OpenApiSchema, authorization: dict[str, str]
 ) -> None:
