@@ -53,7 +53,8 @@ def test_an_update_without_edits_is_the_same_as_a_fresh_project(
     for _ in range(2):
         run_update(project, vcs_ref=PRESENT, defaults=True, overwrite=True, quiet=True)
         assert files_in(project) == fresh
-        commit_all(project, "Update")
+        if git("status", "--porcelain", cwd=project):
+            commit_all(project, "Update")
 
 
 def test_the_future_without_edits_is_the_same_as_a_fresh_project(
