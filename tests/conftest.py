@@ -21,12 +21,11 @@ from tests.rendering import (
 )
 from tests.updating import make_releases
 
-# The projects that are installed and used: together they hold all that the answers change.
+# The projects that are installed and used by many tests.
 PROJECTS: dict[str, Answers] = {
     "default": {},
     "core": {"example": False},
     "postgresql": {"database": "postgresql"},
-    "httpx2": {"database": "postgresql", "http_client": "httpx2"},
     "other": {
         "database": "postgresql",
         "example": False,
@@ -117,13 +116,16 @@ def workshop(isolated: None) -> Iterator[Callable[[str], Workshop]]:
         yield workshop
 
 
-# A group stays on one worker, so that each project is installed once.
-@pytest.fixture(
-    params=[pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in PROJECTS]
-)
+@pytest.fixture
 def project(request: pytest.FixtureRequest, installed: Callable[[str], Project]) -> Project:
-    """Each of PROJECTS in turn."""
+    """One of PROJECTS: see `with_projects`."""
     return installed(request.param)
+
+
+def with_projects(*names: str) -> pytest.MarkDecorator:
+    """Run a test with each of these PROJECTS, each on the worker that has installed it."""
+    named = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+    return pytest.mark.parametrize("project", named, indirect=True)
 
 
 @pytest.fixture

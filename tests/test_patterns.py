@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.conftest import with_projects
 from tests.mutants import Mutant, copied, failures, plant, run_tests
 from tests.rendering import ROOT, Project
 
@@ -87,18 +88,9 @@ def test_links_of_the_docs_lead_somewhere() -> None:
         assert (ROOT / "docs" / file).is_file()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xdist_group(name))
-        for name in ("default", "postgresql", "httpx2")
-    ],
-)
-def test_every_test_of_the_table_passes(
-    installed: Callable[[str], Project], tmp_path: Path, name: str
-) -> None:
+@with_projects("default", "postgresql")
+def test_every_test_of_the_table_passes(project: Project, tmp_path: Path) -> None:
     wanted = sorted({node_id for ids in IN_THE_PROJECT.values() for node_id in ids})
-    project = installed(name)
     code, output = run_tests(project, copied(project, tmp_path / "copy"), "-rA", *wanted)
     assert code == 0, output
     passed = re.findall(r"^PASSED ([^\s[]+)", output, re.MULTILINE)

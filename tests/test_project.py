@@ -1,12 +1,11 @@
-"""A rendered project, used as its owner would."""
+"""A rendered project, used as its owner would; test_pairs.py runs its checks with all answers."""
 
 import re
 
 import pytest
 
+from tests.conftest import with_projects
 from tests.rendering import Project, git
-
-WARNING = re.compile(r"\bwarnings?\b", re.IGNORECASE)
 
 
 @pytest.fixture(autouse=True)
@@ -15,34 +14,14 @@ def left_as_it_was(project: Project) -> None:
     assert git("status", "--porcelain", cwd=project.path) == ""
 
 
-def test_the_formatter_changes_nothing(project: Project) -> None:
-    project.check("uv", "run", "ruff", "format", "--diff")
-
-
-def test_the_linter_finds_nothing(project: Project) -> None:
-    project.check("uv", "run", "ruff", "check")
-
-
-def test_the_types_agree(project: Project) -> None:
-    project.check("uv", "run", "mypy")
-
-
-def test_the_tests_pass_without_warnings_and_cover_the_service(project: Project) -> None:
-    said = project.check("uv", "run", "poe", "check-tests")
-    assert "100%" in said
-    assert not WARNING.search(said), said
-
-
+@with_projects("default", "postgresql")
 def test_the_tests_pass_side_by_side(project: Project) -> None:
     said = project.check("uv", "run", "pytest", "-n", "2")
     assert re.search(r"\d+ passed", said)
-    assert not WARNING.search(said), said
+    assert not re.search(r"\bwarnings?\b", said, re.IGNORECASE), said
 
 
-def test_uv_says_nothing_against_the_project(project: Project) -> None:
-    assert not WARNING.search(project.check("uv", "lock", "--check"))
-
-
+@with_projects("default", "core", "postgresql")
 def test_the_migrations_lead_to_the_models(project: Project) -> None:
     with project.new_database() as url:
         project.check("uv", "run", "alembic", "upgrade", "head", DATABASE_URL=url)

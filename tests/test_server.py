@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.conftest import with_projects
 from tests.rendering import Project
 from tests.serving import Server, free_port, is_listening, serving
 
@@ -40,17 +41,20 @@ def use_example(client: httpx.Client) -> None:
     assert [item["title"] for item in client.get("/items").json()["items"]] == ["A lamp"]
 
 
-@pytest.mark.parametrize("command", ["dev", "run"])
-def test_it_serves_a_migrated_database_and_stops_when_told(
-    command: str, project: Project, tmp_path: Path
-) -> None:
+@with_projects("default", "postgresql")
+def test_it_serves_while_it_is_developed(project: Project, tmp_path: Path) -> None:
+    check_that_it_serves(project, "dev", tmp_path / "log")
+
+
+def check_that_it_serves(project: Project, command: str, log: Path) -> None:
+    """Migrate a new database, start the server on it, use it, and stop it."""
     port = free_port()
     with project.new_database() as url:
         env = {"DATABASE_URL": url, **(PRODUCTION if command == "run" else {})}
         project.check("uv", "run", "alembic", "upgrade", "head", **env)
         with serving(
             *("uv", "run", "fastapi", command, "--port", str(port)),
-            cwd=project.path, port=port, log=tmp_path / "log", env={**os.environ, **env},
+            cwd=project.path, port=port, log=log, env={**os.environ, **env},
         ) as server:  # fmt: skip
             use(server, project)
             said = server.stop()
@@ -60,6 +64,7 @@ def test_it_serves_a_migrated_database_and_stops_when_told(
     assert server.process.returncode in {0, -15, 128 + 15}
 
 
+@with_projects("default", "postgresql")
 def test_it_is_alive_but_not_ready_without_its_database(project: Project, tmp_path: Path) -> None:
     port = free_port()
     if project.database == "sqlite":

@@ -1,0 +1,52 @@
+"""Each two choices meet in a project that is installed, checked and started."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.pairwise import choices, pairs_covered, pairwise
+from tests.rendering import Answers, Workshop
+from tests.test_server import check_that_it_serves
+
+CHOICES = choices()
+SETS = [
+    {**answers, "project_name": '"Ünïcode" \\ it\'s {{ fine }}'} for answers in pairwise(CHOICES)
+]
+
+
+def of_one_python(answers: Answers) -> pytest.MarkDecorator:
+    """Projects on the same Python share a worker, and so a workshop."""
+    return pytest.mark.xdist_group(f"Python {answers['python_version']}")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param(answers, marks=of_one_python(answers), id="-".join(map(str, answers.values())))
+        for answers in SETS
+    ],
+)
+def test_a_project_passes_its_checks_and_serves(
+    template: Path,
+    workshop: Callable[[str], Workshop],
+    tmp_path: Path,
+    answers: Answers,
+    record_property: Callable[[str, object], None],
+) -> None:
+    project = workshop(answers["python_version"]).install(template, answers)
+    said = project.check("uv", "run", "poe", "check")
+    assert "100%" in said
+    passed = re.search(r"\d+ passed", said)
+    assert passed
+    assert not re.search(r"\bwarnings?\b", said, re.IGNORECASE), said
+    check_that_it_serves(project, "run", tmp_path / "log")
+    chosen = ", ".join(map(str, list(answers.values())[:-1]))
+    record_property("tried", f"a project with {chosen}: {passed[0]}, served")
+
+
+def test_all_pairs_are_covered(record_property: Callable[[str, object], None]) -> None:
+    covered, possible = pairs_covered(SETS, CHOICES)
+    assert covered == possible
+    record_property("tried", f"pairs of choices in installed projects: {covered} of {possible}")
