@@ -5,6 +5,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,6 +101,17 @@ def test_no_git(pair: Pair) -> None:
     code, said = update(pair.project)
     assert code == REFUSED
     assert "git init && git add --all" in said
+
+
+def test_no_git_on_the_machine(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    for name, program in {"uv": shutil.which("uv"), "python3": sys.executable}.items():
+        assert program
+        (tmp_path / "bin" / name).symlink_to(Path(program).resolve())
+    code, said = update(pair.project, "--check", PATH=str(tmp_path / "bin"))
+    assert code == REFUSED
+    assert "needs git, which is not installed" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from packaging.version import InvalidVersion, Version
 PROJECT = Path(__file__).resolve().parents[1]
 ANSWERS_FILE = ".copier-answers.yml"
 TAB = "\t"
+UV = os.environ.get("UV", "uv")  # the one that runs this, which need not be on the path
 GO_BACK = "git restore --source=HEAD --staged --worktree"
 # In a rehearsal no hook runs, and lines end as they are stored, whatever the user's settings.
 REHEARSED = {
@@ -69,15 +70,18 @@ def run(
     env: Mapping[str, str] | None = None,
 ) -> str:
     """Run a command without a terminal and return what it says; CommandError when it fails."""
-    done = subprocess.run(
-        command,
-        cwd=cwd,
-        input=feed,
-        env={**environment(), **(env or {})},
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command,
+            cwd=cwd,
+            input=feed,
+            env={**environment(), **(env or {})},
+            capture_output=True,
+            encoding="utf-8",
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise RefusedError(f"An update needs {command[0]}, which is not installed.") from error
     if done.returncode != 0:
         raise CommandError((done.stderr or done.stdout).strip() or f"{command[0]} failed")
     return done.stdout
@@ -108,8 +112,6 @@ def refuse_unfit_project() -> None:
     try:
         top = Path(git("rev-parse", "--show-toplevel").strip())
         git("rev-parse", "--verify", "HEAD")
-    except FileNotFoundError as error:
-        raise RefusedError("git is not installed: https://git-scm.com/downloads") from error
     except CommandError as error:
         raise RefusedError(
             "The project is not in git, or nothing of it is committed; an update is merged with "
@@ -425,7 +427,7 @@ def relock(rehearsal: Rehearsal) -> Iterator[str]:
         # For the Python in it; the worktree has no environment.
         env = {"UV_PROJECT_ENVIRONMENT": str(PROJECT / ".venv"), **os.environ}
         try:
-            run("uv", "lock", cwd=rehearsal.directory, env=env)
+            run(UV, "lock", cwd=rehearsal.directory, env=env)
         except CommandError as error:
             yield f"uv.lock: not in step with pyproject.toml, for `uv lock` fails:\n{error}"
         rehearsal.take_down()
@@ -474,7 +476,7 @@ def interrupt(_number: int, _frame: object) -> None:
 def checks_pass() -> bool:
     """Run the project's checks."""
     try:
-        command = ["uv", "run", "poe", "check"]
+        command = [UV, "run", "poe", "check"]
         return subprocess.run(command, cwd=PROJECT, env=environment(), check=False).returncode == 0
     except KeyboardInterrupt:
         return False
