@@ -1,0 +1,160 @@
+"""The Pythons: the same wherever a file has to name them, and the tests pass on each."""
+
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from packaging.specifiers import SpecifierSet
+
+from tests.rendering import ROOT, Project, find_python, new_directory, run
+
+MACROS = (ROOT / "macros.jinja").read_text(encoding="utf-8")
+PYTHONS = re.findall(r'"([\d.]+)"', MACROS.split("PYTHONS = [")[1].split("]")[0])
+OLDEST = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))["python_version"]
+CLASSIFIER = "Programming Language :: Python :: "
+
+Rendered = Callable[..., Path]
+
+
+def read_toml(file: Path) -> Any:
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
+def read_yaml(file: Path) -> Any:
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+def named_in(file: Path) -> set[str]:
+    """Return the versions of Python 3 that a file speaks of, other than as an answer to give."""
+    pattern = r"(?<!python_version=)(?<![\d.])3\.\d\d\b"
+    return set(re.findall(pattern, file.read_text(encoding="utf-8")))
+
+
+@pytest.fixture(params=OLDEST["choices"])
+def oldest(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def supported(oldest: str) -> list[str]:
+    return PYTHONS[PYTHONS.index(oldest) :]
+
+
+def test_the_oldest_may_be_any_but_the_newest() -> None:
+    assert sorted(PYTHONS, key=lambda version: int(version.removeprefix("3."))) == PYTHONS
+    assert OLDEST["choices"] == PYTHONS[:-1]
+    assert OLDEST["default"] == PYTHONS[0]
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_what_is_declared_is_what_is_supported(
+    database: str, oldest: str, supported: list[str], rendered: Rendered
+) -> None:
+    metadata = read_toml(rendered(python_version=oldest, database=database) / "pyproject.toml")
+    allowed = SpecifierSet(metadata["project"]["requires-python"])
+    assert [each for each in PYTHONS if f"{each}.0" in allowed] == supported
+    named = [each for each in metadata["project"]["classifiers"] if CLASSIFIER in each]
+    assert named == [CLASSIFIER + each for each in supported]
+
+
+def test_a_python_without_the_embedded_server_is_not_taken_for_postgresql(
+    rendered: Rendered,
+) -> None:
+    """Else uv would take the newest that it finds, and fail to install."""
+    metadata = read_toml(rendered(database="postgresql") / "pyproject.toml")
+    after_the_newest = f"3.{int(PYTHONS[-1].removeprefix('3.')) + 1}.0"
+    assert after_the_newest not in SpecifierSet(metadata["project"]["requires-python"])
+
+
+def test_github_runs_each(oldest: str, supported: list[str], rendered: Rendered) -> None:
+    workflow = read_yaml(rendered(python_version=oldest) / ".github/workflows/ci.yml")
+    assert workflow["jobs"]["check"]["strategy"]["matrix"]["python"] == supported
+    assert workflow["jobs"]["check"]["env"]["UV_PYTHON"] == "${{ matrix.python }}"
+
+
+def test_gitlab_runs_each(oldest: str, supported: list[str], rendered: Rendered) -> None:
+    check = read_yaml(rendered(python_version=oldest, ci="gitlab") / ".gitlab-ci.yml")["check"]
+    assert check["parallel"]["matrix"] == [{"PYTHON": supported}]
+    assert check["image"] == "python:${PYTHON}-slim"
+
+
+def test_the_container_runs_the_oldest(oldest: str, rendered: Rendered) -> None:
+    dockerfile = (rendered(python_version=oldest) / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == [f"python:{oldest}-slim"] * 2
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_the_linter_writes_for_the_oldest(database: str, oldest: str, rendered: Rendered) -> None:
+    project = rendered(python_version=oldest, database=database)
+    done = run("uv", "run", "--project", ROOT, "ruff", "check", "--show-settings", cwd=project)
+    assert done.returncode == 0, done.stdout
+    assert f"linter.unresolved_target_version = {oldest}\n" in done.stdout
+
+
+def test_the_type_checker_checks_for_the_python_that_runs_it(rendered: Rendered) -> None:
+    """So that each job of CI checks for its own."""
+    assert "python_version" not in (rendered() / "mypy.ini").read_text(encoding="utf-8")
+
+
+def test_no_other_file_names_a_python(oldest: str, rendered: Rendered) -> None:
+    """The README, for one: an update would not reach it."""
+    project = rendered(python_version=oldest)
+    naming = {
+        file.relative_to(project).as_posix()
+        for file in project.rglob("*")
+        if file.is_file() and named_in(file)
+    }
+    ci = ".github/workflows/ci.yml"
+    script = "scripts/update.py"  # asks for what Copier needs, in an environment of its own
+    assert naming == {".copier-answers.yml", "pyproject.toml", ci, "Dockerfile", script}
+    assert named_in(project / script) == {PYTHONS[0]}
+
+
+def test_the_template_itself_says_the_same() -> None:
+    metadata = read_toml(ROOT / "pyproject.toml")["project"]
+    assert metadata["requires-python"] == f">={PYTHONS[0]}"
+    matrix = read_yaml(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]
+    assert matrix["python"] == PYTHONS
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"with Python {PYTHONS[0]} and git" in readme
+    assert f"| the oldest Python supported: {', '.join(OLDEST['choices'])};" in readme
+    assert f"up to {PYTHONS[-1]} |" in readme
+    assert named_in(ROOT / "README.md") == set(PYTHONS)
+    assert named_in(ROOT / ".ci/run") == {PYTHONS[0]}
+
+
+@pytest.mark.xdist_group("default")
+@pytest.mark.parametrize("python", PYTHONS)
+def test_all_tests_pass(
+    python: str, default_project: Project, record_property: Callable[[str, object], None]
+) -> None:
+    said = run_tests_on(python, default_project)
+    record_property("tried", f"all tests of the default project on Python {python}: {said}")
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_proofs_hold_on_postgresql(
+    python: str,
+    installed: Callable[[str], Project],
+    record_property: Callable[[str, object], None],
+) -> None:
+    said = run_tests_on(python, installed("other"), "tests/isolation")
+    record_property("tried", f"isolation proofs on PostgreSQL, Python {python}: {said}")
+
+
+def run_tests_on(python: str, project: Project, *options: str) -> str:
+    """Run the project's tests in a new environment, and return the last line that pytest says."""
+    interpreter = find_python(python)
+    if interpreter is None:
+        pytest.skip(f"there is no Python {python}")
+    with new_directory("python") as directory:
+        done = project.run(
+            *("uv", "run", "--python", interpreter, "pytest", "-q", *options),
+            UV_PROJECT_ENVIRONMENT=str(directory / "venv"),
+        )
+    assert done.returncode == 0, done.stdout
+    return done.stdout.splitlines()[-1]
