@@ -1,0 +1,188 @@
+"""The interview: what a person at a terminal of 80 columns is asked, may answer, and is told."""
+
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pexpect
+import pytest
+import yaml
+
+from tests.rendering import QUESTIONS, ROOT, run
+from tests.serving import free_port, is_listening, serving
+
+COPIER_YML = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+ASKED = [name for name in QUESTIONS if COPIER_YML[name].get("ask", True)]
+WIDTH = 80
+
+ENTER, UP, DOWN, EMPTIED = "\r", "\x1b[A", "\x1b[B", "\x15"
+
+
+class Interview:
+    """`copier copy` in a terminal, and what the terminal has shown."""
+
+    def __init__(self, template: Path, destination: str, *options: str, cwd: Path) -> None:
+        self.project = cwd / destination
+        self.shown = ""
+        self.child = pexpect.spawn(
+            sys.executable,
+            ["-m", "copier", "copy", *options, str(template), destination],
+            cwd=str(cwd),
+            # Without NO_CPR it would ask the terminal where the cursor is, and get no answer.
+            env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
+            dimensions=(24, WIDTH),
+            encoding="utf-8",
+            timeout=60,
+        )
+
+    def wait_for(self, text: str) -> None:
+        """Return when the text has been shown."""
+        self.child.expect_exact(text)
+        self.shown += f"{self.child.before}{text}"
+
+    def answer(self, name: str, keys: str = ENTER) -> None:
+        """Type when this is asked; it never is while another question waits for its answer."""
+        self.wait_for(COPIER_YML[name]["help"])
+        self.child.send(keys)
+
+    def answer_rest(self, names: list[str]) -> None:
+        """Take the defaults of these questions."""
+        for name in names:
+            self.answer(name)
+
+    def finish(self) -> str:
+        """Wait for the end, and return all that was shown, without colours."""
+        self.child.expect(pexpect.EOF)
+        self.shown += str(self.child.before)
+        self.child.close()
+        assert self.child.exitstatus == 0, self.shown
+        return without_colours(self.shown)
+
+    def answers(self) -> dict[str, object]:
+        """Read which answers were kept."""
+        kept = yaml.safe_load((self.project / ".copier-answers.yml").read_text(encoding="utf-8"))
+        return {name: kept[name] for name in QUESTIONS}
+
+
+def without_colours(shown: str) -> str:
+    return re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", shown).replace("\r", "")
+
+
+def commands_in(shown: str) -> list[str]:
+    """Return the commands that the closing message shows."""
+    return re.findall(r"^ {4}(\S.*)$", shown.split(" is ready. Next:\n")[1], re.MULTILINE)
+
+
+@pytest.fixture
+def interview(template: Path, tmp_path: Path) -> Callable[..., Interview]:
+    def interview(*options: str, destination: str = "my-service") -> Interview:
+        return Interview(template, destination, *options, cwd=tmp_path)
+
+    return interview
+
+
+def test_it_asks_in_order_and_takes_the_defaults_with_enter(
+    interview: Callable[..., Interview],
+) -> None:
+    person = interview()
+    person.answer_rest(ASKED)
+    person.finish()
+    defaults = {name: COPIER_YML[name]["default"] for name in QUESTIONS}
+    assert person.answers() == {**defaults, "project_slug": "my-service"}
+
+
+def test_who_wants_it_is_asked_the_other_questions(interview: Callable[..., Interview]) -> None:
+    person = interview(*(f"--ask={name}" for name in QUESTIONS if name not in ASKED))
+    person.answer("project_name", f"{EMPTIED}Lending{ENTER}")
+    person.answer_rest(ASKED[1:])
+    person.answer("project_slug")
+    person.answer("python_version", DOWN + ENTER)
+    person.answer("http_client", DOWN + ENTER)
+    person.answer("docker", "n")
+    person.finish()
+    kept = person.answers()
+    assert (kept["project_slug"], kept["python_version"]) == ("lending", "3.12")
+    assert (kept["http_client"], kept["docker"]) == ("httpx2", False)
+
+
+def test_choices_are_picked_with_the_arrow_keys(interview: Callable[..., Interview]) -> None:
+    person = interview()
+    person.answer_rest(ASKED[: ASKED.index("license")])
+    person.answer("license", DOWN + DOWN + ENTER)
+    person.answer("database", DOWN + ENTER)
+    person.answer("example", "n")
+    person.answer("ci", DOWN + DOWN + UP + ENTER)
+    shown = person.finish()
+    kept = person.answers()
+    assert (kept["license"], kept["database"]) == ("BSD-3-Clause", "postgresql")
+    assert (kept["example"], kept["ci"]) == (False, "gitlab")
+    assert "\nOne comes with: docker compose up --detach database\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("name", "bad", "sentence", "good"),
+    [
+        ("project_name", "", "It is empty. Try: My Service", "Lending"),
+        ("project_name", "x" * 41, "It has 41 characters, 40 at most", "Lending"),
+        ("description", "", "It is empty. Try: A tool library", "Lends books"),
+        ("description", "Lends books ", "It begins or ends with a blank", "Lends books"),
+        ("author_name", "", "It is empty. Try: Ada Lovelace", "Grace Hopper"),
+        ("author_email", "nobody", "It is not like ada@example.com", "grace@example.com"),
+        ("project_slug", "Lending", "It is not like my-service", "lending"),
+        ("project_slug", "fastapi", "It is taken. Try: fastapi-service", "lending"),
+    ],
+)
+def test_a_bad_answer_is_refused_with_the_reason_and_asked_for_again(
+    name: str, bad: str, sentence: str, good: str, interview: Callable[..., Interview]
+) -> None:
+    """Of the reason, the terminal shows as much as there is room for in one line."""
+    person = interview(f"--ask={name}")
+    order = [each for each in QUESTIONS if each in {*ASKED, name}]
+    person.answer_rest(order[: order.index(name)])
+    person.answer(name, EMPTIED + bad + ENTER)
+    person.wait_for(f"'{name}': {sentence}")
+    person.child.send(EMPTIED + good + ENTER)
+    person.answer_rest(order[order.index(name) + 1 :])
+    person.finish()
+    assert person.answers()[name] == good
+
+
+def test_questions_and_closing_words_fit_the_terminal(interview: Callable[..., Interview]) -> None:
+    person = interview(*(f"--ask={name}" for name in QUESTIONS if name not in ASKED))
+    person.answer_rest(ASKED[: ASKED.index("database")])
+    person.answer("database", DOWN + ENTER)
+    person.answer_rest(QUESTIONS[ASKED.index("database") + 1 :])
+    lines = person.finish().replace("🎤", "\n??").splitlines()  # which is two columns wide
+    assert sum(line.startswith("??") for line in lines) >= len(QUESTIONS)
+    assert not [line for line in lines if len(line) > WIDTH]
+
+
+def test_the_commands_to_type_next_work_as_they_are_shown(
+    interview: Callable[..., Interview],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    person = interview(destination="it's my service")
+    person.answer_rest(ASKED)
+    shown = person.finish()
+    enter, test, serve = commands_in(shown)
+    [address] = re.findall(r"Then open http://127\.0\.0\.1:(\d+)/docs", shown)
+    for command in (enter, test, serve):
+        record_property("tried", f"shown after the interview, and run: {command}")
+
+    tested = run("bash", "-c", f"set -e\n{enter}\npwd\n{test}", cwd=tmp_path)
+    assert tested.returncode == 0, tested.stdout
+    assert tested.stdout.startswith(f"{person.project}\n")
+    assert re.search(r"\d+ passed", tested.stdout)
+
+    taken = is_listening(int(address))
+    port = free_port() if taken else int(address)
+    env = {**os.environ, "PORT": str(port)} if taken else os.environ
+    with serving(
+        *("bash", "-c", f"set -e\n{enter}\n{serve}"),
+        cwd=tmp_path, port=port, log=tmp_path / "log", env=env,
+    ) as server:  # fmt: skip
+        said = server.log.read_text(encoding="utf-8")
+        assert f"http://127.0.0.1:{port}" in said
