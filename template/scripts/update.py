@@ -10,6 +10,7 @@ on (with --check: when there is a newer release), 2 when the update is refused.
 """
 
 import argparse
+import functools
 import os
 import re
 import shlex
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -332,8 +333,13 @@ def render_as_made(answers: Mapping[str, Any], base: str, directory: Path) -> Pa
     return directory
 
 
-def rehearse(rehearsal: Rehearsal, release: str, data: list[str], as_made: Path) -> None:
-    """Update the worktree, and note what takes a person."""
+def rehearse(
+    rehearsal: Rehearsal, release: str, data: list[str], as_made: Callable[[], Path]
+) -> None:
+    """Update the worktree, and note what takes a person.
+
+    `as_made` gives the project as nobody had edited it; it takes a while, and mostly is not needed.
+    """
     refuse_windows_line_ends(rehearsal, as_made)
     before = read_answers(rehearsal.directory)
     asked = [option for answer in data for option in ("--data", answer)]
@@ -349,12 +355,12 @@ def rehearse(rehearsal: Rehearsal, release: str, data: list[str], as_made: Path)
         rehearsal.problems += relock(rehearsal)
 
 
-def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Path) -> None:
+def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> None:
     """Raise RefusedError where files of the template have them: each line would be a conflict."""
     found = []
     for line in names(rehearsal.git("ls-files", "--eol", "-z")):
         ends, name = line.split("\t", 1)
-        if re.search(r"\bw/(crlf|mixed)\b", ends) and (as_made / name).exists():
+        if re.search(r"\bw/(crlf|mixed)\b", ends) and (as_made() / name).exists():
             found.append(name)
     if found:
         raise RefusedError(
@@ -383,11 +389,11 @@ def changed_answers(
             )
 
 
-def lost_edits(rehearsal: Rehearsal, as_made: Path) -> Iterator[str]:
+def lost_edits(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> Iterator[str]:
     """Tell of files that somebody had edited and that the release does without."""
     for name in rehearsal.changed("D"):
         edited = rehearsal.git("rev-parse", f"{rehearsal.before}:./{name}")
-        made = as_made / name
+        made = as_made() / name
         if not made.exists() or rehearsal.git("hash-object", "--no-filters", made) != edited:
             yield (
                 f"{name}: this release does without the file, which you had edited. "
@@ -512,7 +518,7 @@ def update(options: argparse.Namespace, directory: Path) -> int:
         return 0
 
     say("Rehearsing the update ...")
-    as_made = render_as_made(answers, base, directory / "as_made")
+    as_made = functools.cache(lambda: render_as_made(answers, base, directory / "as_made"))
     with worktree(directory / "worktree") as rehearsal:
         rehearse(rehearsal, release or base, options.data, as_made)
         say(rehearsal.git("diff", "--stat=100", rehearsal.before, rehearsal.tree).rstrip("\n"))
@@ -555,7 +561,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="update-", ignore_cleanup_errors=True) as directory:
         try:
             return update(options, Path(directory))
-        except RefusedError as error:
+        except (RefusedError, CommandError, OSError) as error:
             print(f"{error}\n\nNothing was changed.", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
