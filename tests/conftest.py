@@ -106,9 +106,10 @@ def workshop(isolated: None) -> Iterator[Callable[[str], Workshop]]:
         if python_version not in made:
             place = directories.enter_context(new_directory("workshop")) / "my-service"
             place.mkdir()
-            python = find_python(python_version)
-            assert python, f"there is no Python {python_version} to test with"
-            assert run("uv", "venv", "--quiet", "--python", python, cwd=place).returncode == 0
+            python = find_python(python_version) or python_version  # which uv may download
+            done = run("uv", "venv", "--quiet", "--python", python, cwd=place)
+            if done.returncode != 0:
+                pytest.skip(f"there is no Python {python_version}: {done.stdout}")
             made[python_version] = Workshop(place)
         return made[python_version]
 

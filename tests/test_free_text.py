@@ -26,7 +26,7 @@ from tests.promises import (
     write,
 )
 from tests.quickly import plain_copy, render_files
-from tests.rendering import ROOT, Answers, run
+from tests.rendering import Answers, run
 
 # ruff: noqa: RUF001 (letters that look like others are what this is about)
 LONGEST = {"project_name": 40, "description": 200, "author_name": 100, "author_email": 254}
@@ -237,15 +237,3 @@ def test_the_command_line_reads_answers_as_text(trial: Trial, tmp_path: Path) ->
         done = run(*copy, trial.template, directory, cwd=tmp_path)
         assert done.returncode == 0, done.stdout
         assert read(directory) == trial.give(answers)
-
-
-@pytest.mark.parametrize("answers", [{}, {"database": "postgresql", "http_client": "httpx2"}])
-def test_no_service_takes_the_name_of_what_is_installed_with_it(
-    answers: dict[str, object], rendered: Callable[..., Path]
-) -> None:
-    macros = (ROOT / "macros.jinja").read_text(encoding="utf-8")
-    taken = re.findall(r'"([\w-]+)"', macros.split("TAKEN = [")[1].split("]")[0])
-    project = rendered(**answers, project_slug="my-service")
-    assert run("uv", "lock", cwd=project).returncode == 0
-    locked = re.findall(r'^name = "(.+)"$', (project / "uv.lock").read_text(), re.MULTILINE)
-    assert set(locked) - {"my-service"} <= set(taken), "macros.jinja: not all names are TAKEN"

@@ -127,8 +127,9 @@ def test_the_template_itself_says_the_same() -> None:
     assert named_in(ROOT / ".ci/run") == {PYTHONS[0]}
 
 
+# On the others, test_pairs.py runs all checks of several projects each.
 @pytest.mark.xdist_group("default")
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("python", PYTHONS[-1:])
 def test_all_tests_pass(
     python: str, default_project: Project, record_property: Callable[[str, object], None]
 ) -> None:
@@ -136,7 +137,7 @@ def test_all_tests_pass(
     record_property("tried", f"all tests of the default project on Python {python}: {said}")
 
 
-@pytest.mark.parametrize("python", PYTHONS)
+@pytest.mark.parametrize("python", PYTHONS[-1:])
 def test_proofs_hold_on_postgresql(
     python: str,
     installed: Callable[[str], Project],

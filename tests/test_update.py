@@ -28,7 +28,8 @@ from tests.updating import (
     work_as_a_typical_team,
 )
 
-SETS = pairwise(choices())
+# The licence is a seam, and meets no other answer in a file that is merged.
+SETS = pairwise({name: offered for name, offered in choices().items() if name != "license"})
 
 
 def files_in(directory: Path) -> dict[str, str]:
