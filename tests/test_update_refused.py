@@ -14,7 +14,7 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-from tests.rendering import Project, commit_all, git, render
+from tests.rendering import ROOT, Project, commit_all, git, render
 from tests.updating import FUTURE, PRESENT, append, edit, update
 
 DONE, TAKES_A_PERSON, REFUSED = 0, 1, 2
@@ -268,12 +268,15 @@ def test_no_newer_release(pair: Pair) -> None:
 
 def test_a_newer_release_is_told_of(pair: Pair) -> None:
     append(pair.path / "README.md", "Not committed.\n")  # only an update minds
+    workflow = yaml.safe_load((pair.path / ".github/workflows/template.yml").read_text("utf-8"))
+    [command] = [step["run"] for step in workflow["jobs"]["release"]["steps"] if "run" in step]
     with unchanged(pair.path):
-        code, said = update(pair.project, "--check")
-    assert code == 1
-    assert f"{FUTURE} is out" in said
-    assert "- Every line that there is." in said
-    assert "## Unreleased" not in said
+        done = pair.project.run("sh", "-c", command)
+    assert done.returncode == 1
+    assert f"{FUTURE} is out" in done.stdout
+    assert "- Every line that there is." in done.stdout
+    assert "## Unreleased" not in done.stdout
+    assert f"- {command}\n" in (ROOT / "template/.gitlab-ci.yml.jinja").read_text("utf-8")
 
 
 def test_the_changelog_is_told_from_the_releases_in_between(pair: Pair) -> None:

@@ -177,6 +177,12 @@ def work_as_a_typical_team(project: Project) -> None:
 
 FIXTURE = '''
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Register our markers, and let through the warnings that we know of."""
+    config.addinivalue_line("markers", "slow: takes its time")
+    config.addinivalue_line("filterwarnings", "ignore:Old notes:DeprecationWarning")
+
+
 @pytest.fixture
 async def note(db_session: AsyncSession) -> Note:
     """A note."""

@@ -1,3 +1,6 @@
+import warnings
+
+import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,3 +27,8 @@ async def test_nothing_is_left_of_other_tests(db_session: AsyncSession) -> None:
 
 async def test_lifespan_step_is_seen(client: AsyncClient) -> None:
     assert (await client.get("/notes/motto")).json() == "Nothing is lost, 1,000 times"
+
+
+@pytest.mark.slow
+def test_warnings_that_we_know_of_are_let_through() -> None:
+    warnings.warn("Old notes", DeprecationWarning, stacklevel=1)
