@@ -18,7 +18,7 @@ SETS = [
 
 def of_one_python(answers: Answers) -> pytest.MarkDecorator:
     """Projects on the same Python share a worker, and so a workshop."""
-    return pytest.mark.xdist_group(f"Python {answers['python_version']}")
+    return pytest.mark.xdist_group(f"pairs on {answers['python_version']}")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def teams(*parameters: tuple[str, Answers]) -> pytest.MarkDecorator:
             pytest.param(
                 (release, answers),
                 id="-".join([release, *map(str, answers.values())]),
-                marks=pytest.mark.xdist_group(f"Python {answers.get('python_version', '3.11')}"),
+                marks=pytest.mark.xdist_group(f"teams on {answers.get('python_version', '3.11')}"),
             )
             for release, answers in parameters
         ],
