@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.pairwise import all_sets, choices
 from tests.rendering import (
     Answers,
     Project,
@@ -142,6 +143,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in terminalreporter.getreports("passed")
         for name, value in report.user_properties
     ]
+    if rendered := sum(int(value) for name, value in said if name == "combinations"):
+        possible = len(all_sets(choices()))
+        line = f"combinations of the choices, rendered and checked: {rendered} of {possible}"
+        said.append(("tried", line))
     for kind, title in SUMMARIES.items():
         if lines := sorted(value for name, value in said if name == kind):
             terminalreporter.section(title)
