@@ -88,7 +88,7 @@ def test_links_of_the_docs_lead_somewhere() -> None:
         assert (ROOT / "docs" / file).is_file()
 
 
-@with_projects("default", "postgresql")
+@with_projects("default")
 def test_every_test_of_the_table_passes(project: Project, tmp_path: Path) -> None:
     wanted = sorted({node_id for ids in IN_THE_PROJECT.values() for node_id in ids})
     code, output = run_tests(project, copied(project, tmp_path / "copy"), "-rA", *wanted)

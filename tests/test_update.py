@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -43,8 +44,7 @@ def files_in(directory: Path) -> dict[str, str]:
 # ---- Without edits ----
 
 
-@pytest.mark.parametrize("name", PROJECTS)
-@pytest.mark.parametrize("release", [*RELEASES, PRESENT])
+@pytest.mark.parametrize(("release", "name"), [*product(RELEASES, PROJECTS), (PRESENT, "default")])
 def test_an_update_without_edits_is_the_same_as_a_fresh_project(
     releases: Path, tmp_path: Path, release: str, name: str
 ) -> None:
