@@ -19,7 +19,7 @@ def test_the_tests_cover_the_service(project: Project) -> None:
     assert "Total coverage: 100.00%" in project.check("uv", "run", "poe", "check-tests")
 
 
-@with_projects("default", "postgresql")
+@with_projects("postgresql")
 def test_the_tests_pass_side_by_side(project: Project) -> None:
     said = project.check("uv", "run", "pytest", "-n", "2")
     assert re.search(r"\d+ passed", said)

@@ -22,7 +22,7 @@ from tests.conftest import *
 def pytest_collection_finish():
     from tests.harness import plugin
 
-    plugin.PATIENCE = 0.05
+    plugin.PATIENCE = 0.1
 """
 
 FAULTY_TESTS = """
@@ -41,7 +41,7 @@ async def test_stray_task():
     asyncio.create_task(fail_later())
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(10)
 async def test_hang():
     await asyncio.Event().wait()
 
