@@ -22,7 +22,7 @@ from tests.conftest import *
 def pytest_collection_finish():
     from tests.harness import plugin
 
-    plugin.PATIENCE = 0.1
+    plugin.PATIENCE = 0.05
 """
 
 FAULTY_TESTS = """
@@ -41,7 +41,6 @@ async def test_stray_task():
     asyncio.create_task(fail_later())
 
 
-@pytest.mark.timeout(10)
 async def test_hang():
     await asyncio.Event().wait()
 
@@ -70,7 +69,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     command = [
         *(sys.executable, "-m", "pytest", str(tmp_path / "test_faulty.py")),
         *("-c", str(ROOT / "pytest.toml"), "--rootdir", str(ROOT)),
-        *("-p", "no:randomly", "-p", "no:cacheprovider"),
+        *("-p", "no:randomly", "-p", "no:cacheprovider", "-o", "timeout=15"),
     ]
     url = db_engine.url.render_as_string(hide_password=False)
     result = await run_process(
