@@ -10,6 +10,7 @@ from copier import run_update
 
 from tests.conftest import PROJECTS
 from tests.pairwise import choices, pairwise
+from tests.promises import FILES
 from tests.rendering import Answers, Project, Workshop, commit_all, git, render
 from tests.updating import (
     FUTURE,
@@ -45,12 +46,18 @@ def files_in(directory: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("release", "name"), [*product(RELEASES, PROJECTS), (PRESENT, "default")])
-def test_an_update_without_edits_is_the_same_as_a_fresh_project(
+def test_an_update_without_edits_brings_what_a_fresh_project_has(
     releases: Path, tmp_path: Path, release: str, name: str
 ) -> None:
     project = render(releases, tmp_path / "project", PROJECTS[name], release)
     commit_all(project, "Start")
+    before = files_in(project)
     fresh = files_in(render(releases, tmp_path / "fresh", PROJECTS[name], PRESENT))
+    for kind, file, _ in FILES:  # what is the user's stays as it was
+        if file in before and kind != "managed":
+            fresh[file] = before[file]
+        elif kind == "starter":
+            fresh.pop(file, None)
     for _ in range(2):
         run_update(project, vcs_ref=PRESENT, defaults=True, overwrite=True, quiet=True)
         assert files_in(project) == fresh
