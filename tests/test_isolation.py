@@ -245,6 +245,7 @@ def test_proofs_hold_in_parallel_and_backwards(
     assert code == 0, output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["core", "other"])
 def test_proofs_hold_in_twenty_random_orders(
     installed: Installed, tmp_path: Path, name: str
@@ -259,6 +260,7 @@ def test_proofs_hold_in_twenty_random_orders(
     assert int(passed) >= 20 * 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name.replace(" ", "-"))
 def test_mutant_of_the_harness_is_caught(
     installed: Installed,

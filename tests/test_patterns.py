@@ -448,6 +448,7 @@ WATCHED = [
 CAREFULLY = ("-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("default")
 @pytest.mark.parametrize("watched", WATCHED, ids=lambda watched: watched.mutant.name)
 def test_fault_in_the_service_is_caught_by_its_pattern(
