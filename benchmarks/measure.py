@@ -8,11 +8,11 @@ import argparse
 import asyncio
 import gc
 import json
+import os
 import random
-import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,31 +20,35 @@ from typing import Any
 
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, String, Table, event, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import Column, Engine, ForeignKey, Integer, String, Table, event, select, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.core.application import build_app
 from app.settings import Settings
 from tests.harness.asgi import IsolatedApp, RunningApp, running
 from tests.harness.databases import Databases, open_engine
-from tests.harness.isolation import Isolation, OwnDatabase, RolledBack
+from tests.harness.guard import guard
+from tests.harness.isolation import Committed, Isolation, RolledBack
 from tests.harness.plugin import open_databases, watched
-from tests.harness.transaction import rolled_back_transaction
+from tests.harness.transaction import RolledBackTransaction
 from tests.http_client import ASGIWebSocketTransport
 from tests.isolation.probe import Note, ProbeBase, router
 
-FEW_TABLES, MANY_TABLES = 10, 200
 MANY_TESTS, PART = 5000, 100
 WARM_UP, IN_A_ROW = 10, 5
 SHUFFLE = random.Random(0).shuffle
+GATHERED, OBJECTS = 1000, 20_000
+REPEATED = 5
+"""How often what takes seconds is measured."""
 
 
-def add_tables(metadata: MetaData, numbers: range) -> None:
-    """Make a table for each number, with a unique column, an index and a foreign key."""
-    for number in numbers:
+def add_tables() -> None:
+    """Make as many tables as BENCHMARK_TABLES says, each with a unique column and an index."""
+    for number in range(1, int(os.environ["BENCHMARK_TABLES"])):
         Table(
             f"benchmark_{number:03}",
-            metadata,
+            ProbeBase.metadata,
             Column("id", Integer, primary_key=True),
             Column("name", String(50), unique=True),
             Column("note_id", ForeignKey(Note.__table__.c.id), index=True),
@@ -68,12 +72,25 @@ async def plain_client(app: FastAPI) -> AsyncIterator[AsyncClient]:
 
 @asynccontextmanager
 async def isolated_client(app: RunningApp, isolation: Isolation) -> AsyncIterator[AsyncClient]:
-    """Give what the fixtures `app`, `make_client` and `client` give."""
-    with isolation.installed(app.app):
-        async with AsyncExitStack() as clients:
+    """Give what the fixtures `isolation`, `app`, `make_client` and `client` give."""
+    async with isolation.around_test(), AsyncExitStack() as clients:
+        with isolation.installed(app), app.restored():
             transport = ASGIWebSocketTransport(app=IsolatedApp(app, isolation))
             client = AsyncClient(transport=transport, base_url="http://test")
             yield await clients.enter_async_context(client)
+
+
+@dataclass(frozen=True)
+class OneAfterTheOther:
+    """An application that serves one request at a time."""
+
+    app: ASGIApp
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve when it is the request's turn."""
+        async with self.turn:
+            await self.app(scope, receive, send)
 
 
 @contextmanager
@@ -110,30 +127,32 @@ class Scheme:
     """What the application is bound to, unless the scheme does that."""
     tidy: Callable[[], Awaitable[None]] | None = None
     """What is no part of the scheme, nor of its time."""
+    is_guarded: bool = False
+    """Whether the harness watches, as it does in its own tests."""
     times: list[float] = field(default_factory=list)
 
-    async def run(self, app: FastAPI) -> float:
+    async def run(self, app: RunningApp) -> float:
         """Run one test and return the milliseconds that it took."""
-        with OwnDatabase(self.engine).installed(app):
-            start = time.perf_counter()
-            await self.test()
-            taken = 1000 * (time.perf_counter() - start)
-        if self.tidy is not None:
-            await self.tidy()
+        [taken] = await self.run_in_a_row(app, 1)
         return taken
 
-    async def run_in_a_row(self, app: FastAPI, runs: int) -> list[float]:
+    async def run_in_a_row(self, app: RunningApp, runs: int) -> list[float]:
         """Run several tests."""
-        return [await self.run(app) for _ in range(runs)]
+        times = []
+        with guard.watching() if self.is_guarded else nullcontext(), app.bound_to(self.engine):
+            for _ in range(runs):
+                start = time.perf_counter()
+                await self.test()
+                times.append(1000 * (time.perf_counter() - start))
+                if self.tidy is not None:
+                    await self.tidy()
+        return times
 
-    async def statements(self, app: FastAPI) -> int:
+    async def statements(self, app: RunningApp) -> int:
         """Count the statements of one test."""
-        with OwnDatabase(self.engine).installed(app), counted_statements() as counted:
-            await self.test()
-            number = counted()
-        if self.tidy is not None:
-            await self.tidy()
-        return number
+        with counted_statements() as counted:
+            await self.run(app)
+            return counted()
 
 
 @dataclass
@@ -143,23 +162,44 @@ class Bench:
     databases: Databases
     engine: AsyncEngine
     app: RunningApp
+    transaction: RolledBackTransaction
     stack: AsyncExitStack
 
     async def new_engine(self) -> AsyncEngine:
         """Return an engine on a database of its own."""
         return await self.stack.enter_async_context(self.databases.copy())
 
-    def rolled_back(self, engine: AsyncEngine) -> Scheme:
+    def isolated(self, way: type[Isolation]) -> Scheme:
         """Do as tests/conftest.py does."""
 
         async def test() -> None:
-            async with (
-                rolled_back_transaction(engine) as transaction,
-                isolated_client(self.app, RolledBack(transaction)) as client,
-            ):
-                await watched(write_and_read, 30)(client=client)
+            isolation = way(self.databases, self.transaction, guard)
+            async with isolated_client(self.app, isolation) as client:
+                await watched(write_and_read, 30, clears_up=False)(client=client)
 
-        return Scheme(test, engine)
+        return Scheme(test, self.engine, is_guarded=True)
+
+    def recipe(self) -> Scheme:
+        """Do as SQLAlchemy documents it: all sessions join one connection's transaction."""
+
+        async def test() -> None:
+            async with self.recipe_client() as client:
+                await write_and_read(client)
+
+        return Scheme(test, self.engine)
+
+    @asynccontextmanager
+    async def recipe_client(self) -> AsyncIterator[AsyncClient]:
+        """Give a client whose requests work in one transaction, one after the other."""
+        factory: async_sessionmaker[AsyncSession] = self.app.app.state.session_factory
+        async with self.engine.connect() as connection:
+            transaction = await connection.begin()
+            factory.configure(bind=connection, join_transaction_mode="create_savepoint")
+            transport = ASGITransport(app=OneAfterTheOther(self.app.app))
+            async with AsyncClient(transport=transport, base_url="http://test") as client:
+                yield client
+            factory.configure(bind=self.engine, join_transaction_mode="conditional_savepoint")
+            await transaction.rollback()
 
     async def plain_test(self) -> None:
         """Do without any isolation."""
@@ -209,20 +249,18 @@ class Bench:
 
         async def test() -> None:
             async with open_engine(plain.engine.url) as engine:
-                with OwnDatabase(engine).installed(self.app.app):
+                with self.app.bound_to(engine):
                     await self.plain_test()
 
         return Scheme(test, plain.engine, plain.tidy)
 
     def database_per_test(self) -> Scheme:
-        """Copy the database for the test, as `own_database` does."""
+        """Copy the database for the test."""
 
         async def test() -> None:
-            async with (
-                self.databases.copy() as engine,
-                isolated_client(self.app, OwnDatabase(engine)) as client,
-            ):
-                await watched(write_and_read, 30)(client=client)
+            async with self.databases.copy() as engine:
+                with self.app.bound_to(engine):
+                    await self.plain_test()
 
         return Scheme(test, self.engine)
 
@@ -231,7 +269,9 @@ class Bench:
         tables = [table.name for table in reversed(ProbeBase.metadata.sorted_tables)]
         schemes = {
             "no isolation": await self.no_isolation(),
-            "rolled back": self.rolled_back(self.engine),
+            "rolled back": self.isolated(RolledBack),
+            "committed": self.isolated(Committed),
+            "SQLAlchemy's recipe": self.recipe(),
             "create_all, drop_all": await self.tables_per_test(),
             "TRUNCATE": await self.emptied(f"TRUNCATE {', '.join(tables)}"),
             "DELETE": await self.emptied(*(f"DELETE FROM {table}" for table in tables)),
@@ -248,12 +288,12 @@ class Bench:
         The first run of each turn does not count: it finds the caches full of something else.
         """
         for scheme in schemes:
-            await scheme.run_in_a_row(self.app.app, WARM_UP)
+            await scheme.run_in_a_row(self.app, WARM_UP)
         order = list(schemes)
         for _ in range(runs // IN_A_ROW):
             SHUFFLE(order)
             for scheme in order:
-                scheme.times += (await scheme.run_in_a_row(self.app.app, 1 + IN_A_ROW))[1:]
+                scheme.times += (await scheme.run_in_a_row(self.app, 1 + IN_A_ROW))[1:]
         return [median(scheme.times) for scheme in schemes]
 
     async def compare_schemes(self, runs: int) -> dict[str, Any]:
@@ -261,25 +301,56 @@ class Bench:
         schemes = await self.schemes()
         medians = await self.compare(list(schemes.values()), runs)
         return {
-            name: {"ms": taken, "statements": await scheme.statements(self.app.app)}
+            name: {"ms": taken, "statements": await scheme.statements(self.app)}
             for (name, scheme), taken in zip(schemes.items(), medians, strict=True)
         }
 
-    async def compare_sizes(self, runs: int) -> dict[str, Any]:
-        """Return what a test costs in a database with few tables, and in one with many."""
-        few, many = await self.new_engine(), await self.new_engine()
-        metadata = MetaData()
-        add_tables(metadata, range(FEW_TABLES, MANY_TABLES))
-        async with many.begin() as connection:
-            await connection.run_sync(metadata.create_all, checkfirst=False)
-        small, large = self.rolled_back(few), self.rolled_back(many)
-        await self.compare([small, large], IN_A_ROW)
-        app = self.app.app
-        pairs = [(await small.run(app), await large.run(app)) for _ in range(runs)]
-        return {
-            "ms": [median(times) for times in zip(*pairs, strict=True)],
-            "ratio": median(taken / base for base, taken in pairs),
-        }
+    async def compare_gathered(self) -> dict[str, Any]:
+        """Return what many requests at once take in a rolled-back test, and in the recipe."""
+
+        async def gather(client: AsyncClient) -> float:
+            start = time.perf_counter()
+            requests = (client.post(f"/probe/notes/{number}") for number in range(GATHERED))
+            responses = await asyncio.gather(*requests)
+            assert {response.status_code for response in responses} == {200}
+            return time.perf_counter() - start
+
+        pairs = []
+        for _ in range(REPEATED):
+            async with self.recipe_client() as client:
+                recipe = await gather(client)
+            isolation = RolledBack(self.databases, self.transaction, guard)
+            with guard.watching():
+                async with isolated_client(self.app, isolation) as client:
+                    pairs.append((await gather(client), recipe))
+        return {"requests": GATHERED, "ratio": median(ours / recipe for ours, recipe in pairs)}
+
+    async def compare_objects(self) -> dict[str, Any]:
+        """Return what requests take while the test holds many objects, and while it holds none."""
+        isolation = RolledBack(self.databases, self.transaction, guard)
+
+        async def request(client: AsyncClient) -> float:
+            start = time.perf_counter()
+            for _ in range(10):
+                await client.get("/livez")
+            return time.perf_counter() - start
+
+        without, held = [], []
+        with guard.watching():
+            async with (
+                isolated_client(self.app, isolation) as client,
+                isolation.session() as session,
+            ):
+                session.add_all(Note(name=str(number)) for number in range(OBJECTS))
+                await session.commit()
+                session.expunge_all()
+                for _ in range(10 * REPEATED):
+                    without.append(await request(client))
+                    notes = (await session.scalars(select(Note))).all()
+                    held.append(await request(client))
+                    assert len(notes) == OBJECTS
+                    session.expunge_all()
+        return {"objects": OBJECTS, "ratio": median(held) / median(without)}
 
     async def compare_lengths(self, tests: int) -> dict[str, Any]:
         """Run many tests: return what the first cost and what the last, and what was kept.
@@ -287,15 +358,15 @@ class Bench:
         The first and the last take turns with the same requests without isolation: the ratio
         tells what the harness has gathered from how busy the machine is.
         """
-        plain, rolled_back = await self.no_isolation(), self.rolled_back(self.engine)
+        plain, rolled_back = await self.no_isolation(), self.isolated(RolledBack)
         await self.compare([plain, rolled_back], IN_A_ROW)
         kept = []
         parts: dict[int, list[tuple[float, float]]] = {PART: [], tests: []}
         for number in range(1, tests + 1):
-            taken = await rolled_back.run(self.app.app)
+            taken = await rolled_back.run(self.app)
             for end, pairs in parts.items():
                 if end - PART < number <= end:
-                    pairs.append((taken, await plain.run(self.app.app)))
+                    pairs.append((taken, await plain.run(self.app)))
             if number in parts:
                 gc.collect()
                 kept.append(len(gc.get_objects()))
@@ -307,13 +378,12 @@ class Bench:
         }
 
 
-async def measure(database: str, *, quick: bool) -> dict[str, Any]:
-    """Measure all on one database."""
-    add_tables(ProbeBase.metadata, range(1, FEW_TABLES))
+async def measure(database: str, *, all_of_it: bool, quick: bool) -> dict[str, Any]:
+    """Measure on one database: the schemes, or `all_of_it`."""
+    add_tables()
     runs = 50 if quick else 300
     async with AsyncExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
-        databases = await stack.enter_async_context(open_databases(database, Path(directory)))
+        databases = await stack.enter_async_context(open_databases(database))
         engine = await stack.enter_async_context(databases.shared())
         url = engine.url.render_as_string(hide_password=False)
         settings = Settings(
@@ -325,14 +395,17 @@ async def measure(database: str, *, quick: bool) -> dict[str, Any]:
         )
         app = build_app(settings, no_lifespan)
         app.include_router(router)
+        guard.database = Path(str(engine.url.database)).name
+        transaction = RolledBackTransaction(engine, guard)
+        stack.push_async_callback(transaction.disconnect)
         running_app = await stack.enter_async_context(running(app))
-        bench = Bench(databases, engine, running_app, stack)
-        return {
-            "runs": runs,
-            "lengths": await bench.compare_lengths(500 if quick else MANY_TESTS),
-            "schemes": await bench.compare_schemes(runs),
-            "sizes": await bench.compare_sizes(runs),
-        }
+        bench = Bench(databases, engine, running_app, transaction, stack)
+        found: dict[str, Any] = {"runs": runs, "schemes": await bench.compare_schemes(runs)}
+        if all_of_it:
+            found["lengths"] = await bench.compare_lengths(500 if quick else MANY_TESTS)
+            found["gathered"] = await bench.compare_gathered()
+            found["objects"] = await bench.compare_objects()
+        return found
 
 
 @asynccontextmanager
@@ -344,6 +417,8 @@ async def no_lifespan(_: FastAPI) -> AsyncIterator[dict[str, Any]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("database", choices=["sqlite", "postgresql"])
+    parser.add_argument("--all", action="store_true")
     parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    print(json.dumps(asyncio.run(measure(arguments.database, quick=arguments.quick))))
+    chosen = parser.parse_args()
+    found = asyncio.run(measure(chosen.database, all_of_it=chosen.all, quick=chosen.quick))
+    print(json.dumps(found))

@@ -32,158 +32,247 @@ def pytest_collection_modifyitems(items):
 Installed = Callable[[str], Project]
 
 TRANSACTION = "tests/harness/transaction.py"
-SESSION = "tests/harness/session.py"
 ISOLATION = "tests/harness/isolation.py"
+GUARD = "tests/harness/guard.py"
+STATEMENTS = "tests/harness/statements.py"
+APPLICATION = "tests/harness/application.py"
+LEFTOVERS = "tests/harness/leftovers.py"
+PATIENCE = "tests/harness/patience.py"
+OBJECTS = "tests/harness/objects.py"
 ASGI = "tests/harness/asgi.py"
 PLUGIN = "tests/harness/plugin.py"
-CONFTEST = "tests/conftest.py"
+SQLITE = "tests/harness/sqlite.py"
+POSTGRESQL = "tests/harness/postgresql.py"
 DATABASE = "app/core/database.py"
+ROLLED_BACK_SESSIONS = "        return app.bound_to(self.engine)\n"
 
 MUTANTS = [
-    Mutant(
-        "SQLAlchemy's default join mode",
-        TRANSACTION,
-        '"join_transaction_mode": "create_savepoint"',
-        '"join_transaction_mode": "conditional_savepoint"',
-    ),
+    Mutant("no rollback", TRANSACTION, "await outermost.rollback()", "await outermost.commit()"),
     Mutant(
         "sessions not bound to the transaction",
         ISOLATION,
-        "        factory.kw = {**factory.kw, **self.session_options}\n",
-        "",
+        ROLLED_BACK_SESSIONS,
+        "        return app.bound_to(app.engine)\n",
     ),
     Mutant(
         "only the dependency overridden",
         ISOLATION,
-        "        factory.kw = {**factory.kw, **self.session_options}\n",
+        ROLLED_BACK_SESSIONS,
         "        async def session():\n"
-        "            async with async_sessionmaker(**self.session_options)() as session:\n"
+        "            async with async_sessionmaker(self.engine)() as session:\n"
         "                yield session\n"
         "        from app.core.database import get_session\n"
-        "        app.dependency_overrides[get_session] = session\n",
+        "        app.app.dependency_overrides[get_session] = session\n"
+        "        return app.bound_to(app.engine)\n",
     ),
     Mutant(
         "one session for test and application",
         ISOLATION,
-        "        factory.kw = {**factory.kw, **self.session_options}\n",
-        "        factory.kw = {**factory.kw, **self.session_options}\n"
-        "        session = factory()\n"
+        ROLLED_BACK_SESSIONS,
+        "        session = async_sessionmaker(self.engine)()\n"
         "        from app.core.database import get_session\n"
-        "        app.dependency_overrides[get_session] = lambda: session\n",
+        "        app.app.dependency_overrides[get_session] = lambda: session\n"
+        "        return app.bound_to(self.engine)\n",
     ),
     Mutant("no real BEGIN", DATABASE, ', "begin": begin_sqlite_transaction', ""),
     Mutant("foreign keys not enforced", DATABASE, "foreign_keys = ON", "foreign_keys = OFF"),
     Mutant(
-        "no release when a session is closed",
-        SESSION,
-        "        if not self.has_pending_writes:\n            self.savepoint.commit()\n",
-        "        if not self.has_pending_writes:\n            return\n",
-    ),
-    Mutant(
-        "every closed session is released",
-        SESSION,
-        "        if not self.has_pending_writes:\n            self.savepoint.commit()\n",
-        "        if True:\n            self.savepoint.commit()\n",
-    ),
-    Mutant(
-        "a lock for each session in place of each request",
+        "a rollback undoes nothing",
         TRANSACTION,
-        "        await_only(self.turns.begin(served.get() or self.turns.test))\n",
-        "        self.turns._make_room = lambda: asyncio.sleep(0)\n"
-        "        await_only(self.turns.begin(Participant()))\n",
+        "                if undo:\n",
+        "                if False:\n",
     ),
     Mutant(
-        "no turns", "tests/harness/turns.py", "while self.current not in {None, who}", "while 0"
+        "readers keep the savepoint",
+        TRANSACTION,
+        "self._holder_has_written |= effect.has_to_be_undone",
+        "self._holder_has_written = True",
     ),
     Mutant(
-        "requests not kept in turn",
+        "writers give the savepoint up",
+        TRANSACTION,
+        "self._holder_has_written |= effect.has_to_be_undone",
+        "self._holder_has_written = False",
+    ),
+    Mutant(
+        "a comment before SELECT is a write",
+        STATEMENTS,
+        '    bare = COMMENTS.sub(" ", statement)\n',
+        "    bare = statement\n",
+    ),
+    Mutant(
+        "waiting in vain for an own transaction",
+        TRANSACTION,
+        "        if is_own or not await",
+        "        if not await",
+    ),
+    Mutant(
+        "statements are not kept apart",
+        TRANSACTION,
+        "        self._statement = asyncio.Lock()",
+        "        self._statement = asyncio.Semaphore(100)",
+    ),
+    Mutant(
+        "a cancellation tears a statement apart",
+        TRANSACTION,
+        "            self._run_unbroken(execute)\n",
+        "            execute()\n",
+    ),
+    Mutant(
+        "requests do not take turns",
         ISOLATION,
-        "        await self._turns.begin(who)\n"
-        "        self._turns.engage(who)\n"
-        "        who.requests += 1\n",
+        "                    await self._turn.acquire()\n",
+        "                    self._turn = asyncio.Lock(); await self._turn.acquire()\n",
+    ),
+    Mutant(
+        "a request waits for one that it made itself",
+        ASGI,
+        " and not in_request.get()",
         "",
     ),
     Mutant(
-        "a request ends with one that it made to its own application",
-        ISOLATION,
-        "            who.requests -= 1\n",
-        "            who.requests = 0\n",
+        "an endless stream keeps its turn",
+        ASGI,
+        "                if is_start_of_stream(message):",
+        "                if False:",
     ),
     Mutant(
-        "idle reads keep their turn",
+        "settings outlive their transaction",
         TRANSACTION,
-        "while self.open_sessions and self.open_sessions[-1].is_idle",
-        "while 0",
+        "        if self._holder_has_set:",
+        "        if False:",
     ),
     Mutant(
         "uncommitted writes of the test not noticed",
         ISOLATION,
-        "        if self._test_has_uncommitted_writes():",
+        "        if self._transaction.is_held_by_test or",
+        "        if",
+    ),
+    Mutant(
+        "objects of the test not kept up to date",
+        OBJECTS,
+        '        "after_commit": changes.show,\n',
+        "",
+    ),
+    Mutant(
+        "the transaction may be ended by a statement",
+        TRANSACTION,
+        "        if effect.ends_transaction:",
         "        if False:",
     ),
     Mutant(
-        "objects of the test not reloaded",
-        ISOLATION,
-        "            await reload_known_objects(self._session)\n",
-        "",
-    ),
-    Mutant(
-        "the connection may be committed",
+        "isolation levels are passed over",
         TRANSACTION,
-        '            "commit": transaction.refuse_end,\n',
-        "",
+        '"set_deferrable"), refuse)',
+        '"set_deferrable"), do_nothing)',
     ),
     Mutant(
-        "a rollback may undo the commits of others",
-        SESSION,
-        "elif self.transaction.commits > self.commits_before:",
-        "elif False:",
+        "other engines are not refused",
+        GUARD,
+        "        if self.phase is Phase.ROLLED_BACK:",
+        "        if False:",
     ),
+    Mutant(
+        "tests without fixtures are not refused",
+        GUARD,
+        "        if self.phase is Phase.NO_DATABASE:",
+        "        if False:",
+    ),
+    Mutant(
+        "other databases are not refused",
+        GUARD,
+        "        is_own = RUN_ID in str(name) or str(name) == self.configured\n",
+        "        is_own = True\n",
+    ),
+    Mutant(
+        "the environment names the developer's database",
+        PLUGIN,
+        '    os.environ["DATABASE_URL"] = url.render_as_string(hide_password=False)\n',
+        "",
+    ),
+    Mutant("refusals are forgotten", GUARD, "        self.refusals.append(reason)\n", ""),
     Mutant(
         "deferred constraints not checked", TRANSACTION, "SET CONSTRAINTS ALL IMMEDIATE", "SELECT 1"
     ),
     Mutant(
-        "no lock timeout on SQLite",
-        "tests/harness/sqlite.py",
-        'LOCK_TIMEOUT = {"timeout": 1}',
-        'LOCK_TIMEOUT = {"timeout": 8}',
+        "committed rows are not deleted on PostgreSQL",
+        POSTGRESQL,
+        "                    await connection.exec_driver_sql(statement)\n",
+        "                    pass\n",
     ),
     Mutant(
-        "no lock timeout on PostgreSQL",
-        "tests/harness/postgresql.py",
-        '"lock_timeout": "1000"',
-        '"lock_timeout": "0"',
+        "rows of migrations are not compared on SQLite",
+        SQLITE,
+        "            return {name: rows(database, name) for name in filled} == before.rows\n",
+        "            return True\n",
+    ),
+    Mutant(
+        "rows of migrations are not compared on PostgreSQL",
+        POSTGRESQL,
+        '                if (now["schema"], now["rows"]) != (before["schema"], before["rows"]):',
+        '                if now["schema"] != before["schema"]:',
+    ),
+    Mutant(
+        "sequences go on",
+        POSTGRESQL,
+        "    begun = [oid for oid, table",
+        "    begun = [] and [oid for oid, table",
+    ),
+    Mutant(
+        "the schema is not put back",
+        "tests/harness/*.py",
+        "        await self._databases.replace()\n",
+        "            pass\n",
+    ),
+    Mutant(
+        "what fixtures have stored is not kept",
+        ISOLATION,
+        "            await self._databases.keep()\n",
+        "",
+    ),
+    Mutant(
+        "session state outlives a committed test",
+        ISOLATION,
+        "() if guard.connection_in_doubt else keep",
+        "keep",
+    ),
+    Mutant(
+        "open transactions are not closed",
+        ISOLATION,
+        "        if left := await self.close_transactions(",
+        "        if left := 0 and await self.close_transactions(",
     ),
     Mutant(
         "workers wait for the end of the first",
-        "tests/harness/postgresql.py",
+        POSTGRESQL,
         'TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 1"',
         'TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 0"',
     ),
     Mutant(
         "the databases go with the first worker",
-        "tests/harness/postgresql.py",
+        POSTGRESQL,
         "SELECT pg_advisory_lock_shared({IN_USE})",
         "SELECT {IN_USE}",
     ),
     Mutant(
-        "overrides not restored",
-        ISOLATION,
-        "dict(app.dependency_overrides)",
-        "app.dependency_overrides",
+        "the application is not restored",
+        APPLICATION,
+        "            for undo in restore:\n",
+        "            for undo in ():\n",
     ),
     Mutant(
         "requests in the task of the test",
         ASGI,
-        "                tasks.start_soon(serve)",
-        "                await serve()",
+        "        task = asyncio.create_task(serve())\n",
+        "        result = await serve()\n"
+        "        task = asyncio.get_running_loop().create_future()\n"
+        "        task.set_result(result)\n",
     ),
     Mutant(
         "lifespan not run",
-        ASGI,
-        "    async with app.router.lifespan_context(app) as state:\n"
-        "        yield RunningApp(app, dict(state or {}))",
-        "    yield RunningApp(app, {})",
+        APPLICATION,
+        "    async with app.router.lifespan_context(app) as state:\n",
+        "    state = {}\n    if True:\n",
     ),
     Mutant(
         "lifespan state shared by all requests",
@@ -192,21 +281,30 @@ MUTANTS = [
         "self.running.lifespan_state",
     ),
     Mutant("an event loop and an engine for each test", "tests/**/*.py", '(scope="session")', ""),
+    Mutant("stray tasks not noticed", LEFTOVERS, "    stray = find()\n", "    stray = set()\n"),
     Mutant(
-        "stray tasks not noticed",
+        "hanging tests not cancelled",
+        PATIENCE,
+        "        await run_for(self._limit)\n",
+        "        await asyncio.Event().wait()\n",
+    ),
+    Mutant(
+        "a test that swallows its cancellation goes on",
+        PATIENCE,
+        "        close(self._coroutine)\n",
+        "",
+    ),
+    Mutant(
+        "a test may exit",
         PLUGIN,
-        "    stray = asyncio.all_tasks() - before\n",
-        "    stray = set()\n",
+        "        except SystemExit as error:",
+        "        except ZeroDivisionError as error:",
     ),
     Mutant(
-        "hanging tests not cancelled", PLUGIN, "asyncio.timeout(limit)", "asyncio.timeout(None)"
+        "sync tests not refused", PLUGIN, "    if fixtures := async_fixtures(item):", "    if 0:"
     ),
-    Mutant("sync tests not refused", PLUGIN, "            items[index] = refused\n", ""),
     Mutant(
-        "the marked test shares the database",
-        CONFTEST,
-        "        async with databases.copy() as engine:\n            yield OwnDatabase(engine)",
-        "        yield OwnDatabase(db_engine)",
+        "the marker is passed over", ISOLATION, "    if way is Phase.COMMITTED:", "    if False:"
     ),
 ]
 
@@ -216,17 +314,13 @@ def prove(project: Project, directory: Path, *options: str, **env: str) -> tuple
     return run_tests(project, copied(project, directory), "tests/isolation", *options, **env)
 
 
-@pytest.fixture(
-    params=["sqlite file", "sqlite memory", "postgresql embedded", "postgresql external"]
-)
+@pytest.fixture(params=["sqlite", "postgresql embedded", "postgresql external"])
 def database(
     request: pytest.FixtureRequest, installed: Installed
 ) -> tuple[Project, dict[str, str]]:
     """A project, and the environment that makes its tests run on one of the databases."""
-    if request.param == "sqlite file":
+    if request.param == "sqlite":
         return installed("core"), {}
-    if request.param == "sqlite memory":
-        return installed("core"), {"TEST_DATABASE_URL": "sqlite+aiosqlite://"}
     if request.param == "postgresql embedded":
         return installed("other"), {}
     if EXTERNAL is None or not EXTERNAL.startswith("postgresql"):
@@ -271,7 +365,7 @@ def test_mutant_of_the_harness_is_caught(
     for name in ("core", "other"):
         copy = copied(installed(name), tmp_path / name)
         plant(mutant, copy)
-        code, output = prove(installed(name), copy, "-x", "-rfE", "-o", "timeout=10")
+        code, output = prove(installed(name), copy, "-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10")
         if code != 0 and (caught_by := failures(output)):
             record_property("mutant", f"{mutant.name}: {caught_by[0]} ({name})")
             return

@@ -34,7 +34,7 @@ def make_releases(directory: Path) -> Path:
 
 SENTINEL = re.compile(r"^ *# your own.* add .*them below$", re.MULTILINE | re.IGNORECASE)
 RETIRED = ".editorconfig"
-MOVED, MOVED_TO = "tests/harness/queries.py", "tests/harness/statements.py"
+MOVED, MOVED_TO = "tests/harness/queries.py", "tests/harness/counting.py"
 NEW_MANAGED, NEW_SEAM = "docs/audience.md", "app/hooks.py"
 NEW_QUESTION = """
 audience:
@@ -67,15 +67,15 @@ def release_the_future(template: Path) -> None:
     moved = template / "template" / MOVED
     shutil.copy(moved, template / "template" / MOVED_TO)
     moved.write_text(
-        '"""Moved to tests/harness/statements.py."""\n\n'
-        "from tests.harness.statements import queries\n\n"
+        '"""Moved to tests/harness/counting.py."""\n\n'
+        "from tests.harness.counting import queries\n\n"
         '__all__ = ["queries"]\n',
         encoding="utf-8",
     )
     edit(
         template / "template/tests/conftest.py",
         r"tests\.harness\.queries",
-        "tests.harness.statements",
+        "tests.harness.counting",
     )
 
     edit(

@@ -8,13 +8,12 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.main import create_app
 from app.settings import Settings
 from tests.harness.asgi import IsolatedApp, RunningApp, running
 from tests.harness.databases import Databases
-from tests.harness.isolation import Isolation, OwnDatabase, RolledBack
+from tests.harness.isolation import Isolation, isolation_of
 from tests.harness.live_server import serve
-from tests.harness.transaction import rolled_back_transaction
+from tests.harness.transaction import RolledBackTransaction
 from tests.http_client import ASGIWebSocketTransport, AsyncClient
 
 MakeClient = Callable[..., Awaitable[AsyncClient]]
@@ -36,37 +35,39 @@ async def db_engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
 
 
 @pytest.fixture(scope="session")
-async def running_app(db_engine: AsyncEngine, settings: Settings) -> AsyncIterator[RunningApp]:
+async def running_app(
+    db_engine: AsyncEngine, settings: Settings, rolled_back_transaction: RolledBackTransaction
+) -> AsyncIterator[RunningApp]:
     """The application, its lifespan begun, once for all tests."""
-    app = create_app(settings)
-    with OwnDatabase(db_engine).installed(app):
-        async with running(app) as running_app:
+    from app.main import create_app  # not before the environment is the tests'
+
+    async with running(create_app(settings)) as running_app:
+        with running_app.bound_to(rolled_back_transaction.engine):
             yield running_app
 
 
 @pytest.fixture
 async def isolation(
-    request: pytest.FixtureRequest, databases: Databases, db_engine: AsyncEngine
+    request: pytest.FixtureRequest,
+    databases: Databases,
+    rolled_back_transaction: RolledBackTransaction,
 ) -> AsyncIterator[Isolation]:
-    """A transaction that is rolled back; marked with `own_database`, a database to itself."""
-    if request.node.get_closest_marker("own_database"):
-        async with databases.copy() as engine:
-            yield OwnDatabase(engine)
-    else:
-        async with rolled_back_transaction(db_engine) as transaction:
-            yield RolledBack(transaction)
+    """A transaction that is rolled back; marked with `committed`, a database that is cleaned."""
+    isolation = isolation_of(request.node, databases, rolled_back_transaction)
+    async with isolation.around_test():
+        yield isolation
 
 
 @pytest.fixture
 def app(running_app: RunningApp, isolation: Isolation) -> Iterator[FastAPI]:
-    """The application under test; overrides made on it are gone after the test."""
-    with isolation.installed(running_app.app):
+    """The application under test; what a test does to it is undone after the test."""
+    with isolation.installed(running_app), running_app.restored():
         yield running_app.app
 
 
 @pytest.fixture
 async def db_session(isolation: Isolation) -> AsyncIterator[AsyncSession]:
-    """A session on what the application reads and writes, rolled back after the test."""
+    """A session on what the application reads and writes."""
     async with isolation.session() as session:
         yield session
 
@@ -106,5 +107,5 @@ async def live_server(
 
     For what needs a socket: streams without an end, clients that go away, other programs.
     """
-    async with serve(IsolatedApp(running_app, isolation, endless_streams=True)) as url:
+    async with serve(IsolatedApp(running_app, isolation)) as url:
         yield url

@@ -69,7 +69,7 @@ async def test_objects_stay_readable_after_a_commit(app: FastAPI) -> None:
         assert session.sync_session.expire_on_commit is False
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_reader_does_not_wait_for_a_writer(app: FastAPI) -> None:
     factory: async_sessionmaker[AsyncSession] = app.state.session_factory
     async with factory() as writer, factory() as reader:
@@ -78,7 +78,7 @@ async def test_reader_does_not_wait_for_a_writer(app: FastAPI) -> None:
         assert await reader.scalar(select(1)) == 1
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_writers_that_read_first_wait_for_one_another(app: FastAPI) -> None:
     factory: async_sessionmaker[AsyncSession] = app.state.session_factory
     async with factory() as session:

@@ -25,7 +25,7 @@ async def test_service_is_not_ready_without_its_database(
     app: FastAPI, client: AsyncClient, db_engine: AsyncEngine
 ) -> None:
     if db_engine.dialect.name == "sqlite":
-        gone = db_engine.url.set(database="/no/such/directory/app.db")
+        gone = db_engine.url.set(database="/no/such/directory/test.db")
     else:
         gone = db_engine.url.set(host="127.0.0.1", port=1, query={})
     factory = create_session_factory(create_engine(gone.render_as_string(hide_password=False)))
@@ -35,7 +35,7 @@ async def test_service_is_not_ready_without_its_database(
     assert response.json() == {"detail": "The database does not answer"}
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_service_is_not_ready_when_its_database_takes_too_long(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

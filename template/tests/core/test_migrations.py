@@ -1,5 +1,7 @@
 """The migrations, on a database of their own: each goes up, down and up again."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -7,16 +9,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from tests.harness.databases import ROOT
-from tests.harness.isolation import OwnDatabase
-
-pytestmark = pytest.mark.own_database
+from tests.harness.databases import ROOT, Databases
 
 
 @pytest.fixture
-def engine(isolation: OwnDatabase) -> AsyncEngine:
+async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
     """The engine on a database that is at head, and this test's alone."""
-    return isolation.engine
+    async with databases.copy() as engine:
+        yield engine
 
 
 def alembic_config(connection: Connection | None = None) -> Config:

@@ -1,35 +1,22 @@
-"""The application as a server would run it: lifespan, state, a task for each request."""
+"""Requests as a server would serve them: each in a task of its own."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
-from anyio import create_task_group
-from fastapi import FastAPI
+from anyio import CancelScope
 from starlette.types import Message, Receive, Scope, Send
 
+from tests.harness.application import RunningApp, running
 from tests.harness.isolation import Isolation
-from tests.harness.turns import Participant, served
+from tests.harness.leftovers import wait_for_closing
+from tests.harness.patience import GRACE
 
-being_served: set[asyncio.Task[Any]] = set()
-"""The tasks that wait for a request or a WebSocket to be served."""
+__all__ = ["IsolatedApp", "RunningApp", "running"]
 
-
-@dataclass(frozen=True)
-class RunningApp:
-    """An application in its lifespan, and what the lifespan yielded."""
-
-    app: FastAPI
-    lifespan_state: dict[str, Any]
-
-
-@asynccontextmanager
-async def running(app: FastAPI) -> AsyncIterator[RunningApp]:
-    """Run the lifespan of `app`. What it raises, at start or at stop, is raised here."""
-    async with app.router.lifespan_context(app) as state:
-        yield RunningApp(app, dict(state or {}))
+in_request: ContextVar[bool] = ContextVar("in_request", default=False)
+"""Whether the running code serves a request: one that it makes itself need not wait for it."""
 
 
 @dataclass(frozen=True)
@@ -38,46 +25,42 @@ class IsolatedApp:
 
     running: RunningApp
     isolation: Isolation
-    endless_streams: bool = False
-    """Whether a streamed response lets the next request begin, as one that never ends has to."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request or one WebSocket, with a copy of the lifespan's state."""
         scope = {**scope, "state": dict(self.running.lifespan_state)}
-        who = served.get() or Participant()  # within a request, the application calls itself
-        if scope["type"] == "http":
-            async with AsyncExitStack() as turn:
-                await turn.enter_async_context(self.isolation.request(who))
+        async with AsyncExitStack() as turn:
+            self.isolation.check_session()
+            if scope["type"] == "http" and not in_request.get():
+                await turn.enter_async_context(self.isolation.request())
 
-                async def send_and_pass_on(message: Message) -> None:
-                    await send(message)
-                    if self.endless_streams and is_start_of_stream(message):
-                        await turn.aclose()
+            async def send_and_pass_on(message: Message) -> None:
+                await send(message)
+                if is_start_of_stream(message):  # which may have no end
+                    await turn.aclose()
 
-                await self._serve(who, scope, receive, send_and_pass_on)
-        else:
-            await self._serve(who, scope, receive, send)
+            await self._serve(scope, receive, send_and_pass_on)
 
-    async def _serve(self, who: Participant, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve in a task of its own, as a server does, so that no context variable gets out."""
-        error: Exception | None = None
 
-        async def serve() -> None:
-            nonlocal error
-            served.set(who)
+        async def serve() -> BaseException | None:
+            in_request.set(True)
             try:
                 await self.running.app(scope, receive, send)
-            except Exception as raised:  # noqa: BLE001 (the task group would wrap it)
-                error = raised
+            except (Exception, SystemExit) as error:  # noqa: BLE001 (which would end the loop)
+                return error
+            return None
 
-        caller = asyncio.current_task()
-        assert caller is not None
-        being_served.add(caller)
+        task = asyncio.create_task(serve())
         try:
-            async with create_task_group() as tasks:
-                tasks.start_soon(serve)
+            error = await asyncio.shield(task)
         finally:
-            being_served.discard(caller)
+            with CancelScope(shield=True):
+                if not task.done():  # the client has given up
+                    task.cancel()
+                    await asyncio.wait({task}, timeout=GRACE)
+                await wait_for_closing()
         if error is not None:
             raise error
 

@@ -1,6 +1,7 @@
-"""The databases of a test run: migrated once, then copied for each use."""
+"""The databases of a test run: migrated once, then copied for each worker."""
 
 import os
+import tempfile
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -12,7 +13,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.database import create_engine
 
@@ -20,17 +21,41 @@ ROOT = Path(__file__).parents[2]
 # The workers of one run of pytest-xdist share the id.
 RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:8]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
+DIRECTORY = Path(tempfile.gettempdir()).resolve() / f"test-databases-{RUN_ID}"
+"""Where the databases of the run are, if TEST_DATABASE_URL does not say so."""
 
 
 class Databases(Protocol):
-    """Databases at head, without rows, that belong to this worker of this run."""
+    """The databases of this worker, and of the tests that want one more."""
+
+    contents: Any
+    """What is remembered of the worker's database, None where nothing is."""
 
     def shared(self) -> AbstractAsyncContextManager[AsyncEngine]:
-        """Give an engine on the database that the worker's tests share."""
+        """Give an engine on the worker's database, at head, which its tests share."""
         ...
 
     def copy(self) -> AbstractAsyncContextManager[AsyncEngine]:
-        """Give an engine on a database of its own; drop the database afterwards."""
+        """Give an engine on another database at head; drop the database afterwards."""
+        ...
+
+    async def remember(self, connection: AsyncConnection) -> None:
+        """Remember what the worker's database holds, for `clean`."""
+        ...
+
+    async def clean(self, connection: AsyncConnection) -> bool:
+        """Delete the rows that were added since then, and reset the sequences.
+
+        Return False where that is not enough, because something else has changed.
+        """
+        ...
+
+    async def keep(self) -> None:
+        """Replace the worker's database from now on by what it is now, not by a migrated one."""
+        ...
+
+    async def replace(self) -> None:
+        """Make the worker's database anew. Nobody may be connected to it, as with `keep`."""
         ...
 
 

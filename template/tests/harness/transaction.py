@@ -1,113 +1,365 @@
-"""Rollback per test: all sessions of application and test work inside one transaction."""
+"""Rollback per test: each transaction of application and test is a savepoint in a single one."""
 
-import re
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
-from sqlalchemy import event, text
+from anyio import CancelScope
+from sqlalchemy import URL, Connection, event, text
+from sqlalchemy.dialects import registry
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-from sqlalchemy.util import await_only
-
-from tests.harness.session import SavepointSession
-from tests.harness.turns import Turns, served
-
-READS = re.compile(
-    r"[\s(]*(SELECT|VALUES|SHOW|EXPLAIN|PRAGMA|SET|SAVEPOINT|RELEASE|ROLLBACK TO)\b", re.I
+from sqlalchemy.engine.interfaces import DBAPICursor, ExecutionContext
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncTransaction,
+    create_async_engine,
 )
-WITH = re.compile(r"\s*WITH\b(?!.*\b(INSERT|UPDATE|DELETE|MERGE)\b)", re.I | re.S)
-ENDS_TRANSACTION = re.compile(r"\s*(COMMIT|END|ABORT|ROLLBACK(?! TO\b))\b", re.I)
+
+from tests.harness.guard import WAYS_OUT, Guard, guard
+from tests.harness.patience import GRACE, wait_patiently
+from tests.harness.statements import effect_of
+
+PATIENCE = 5.0
+"""How long, in seconds, a statement waits for the end of another transaction that has written."""
+
+OVERLAP = (
+    "Two transactions overlap: one has written and not committed yet, and another one wants to go "
+    f"on. The one connection of a rolled-back test cannot keep them apart. {WAYS_OUT}"
+)
+ENDED_BY_HAND = (
+    "A statement would end the transaction that the test is rolled back by. "
+    f"Commit the session instead of executing COMMIT or ROLLBACK. {WAYS_OUT}"
+)
+ISOLATION_LEVEL = (
+    "A connection asks for another isolation level, but a rolled-back test has one transaction, "
+    f"which has begun. {WAYS_OUT}"
+)
+LOST = (
+    "The connection of a rolled-back test was lost, and with it all that the test has stored. A "
+    f"statement that is cancelled, or a server that stops, may do that. {WAYS_OUT}"
+)
 
 
-class SharedTransaction:
-    """The one transaction that a test, its requests and their background tasks share."""
+class RolledBackTransaction:
+    """The transaction of a test, and an engine for all who work in it.
 
-    def __init__(self, connection: AsyncConnection) -> None:
-        self.connection = connection
-        self.turns = Turns(self.end_idle_reads)
-        self.open_sessions: list[SavepointSession] = []
-        self.pending_writes = 0  # statements that a rollback of their session would undo
-        self.commits = 0  # of sessions that had written
-        self.executing = False
+    A transaction of that engine takes a savepoint when it executes its first statement, releases
+    it when it is committed, and goes back to it when it is rolled back. Savepoints can only be
+    nested, and transactions overlap: so only one transaction has a savepoint at a time. One that
+    has only read lets it go when another one executes something, and loses nothing: to see what
+    others have committed in between is what READ COMMITTED means. One that has written keeps it
+    to its end, and the others wait, as they would for its locks.
+    """
+
+    def __init__(self, db_engine: AsyncEngine, guard: Guard) -> None:
+        self.engine = create_async_engine(
+            url_of_shared_dialect(db_engine.url),
+            creator=lambda: self._dbapi_connection,
+            pool_reset_on_return=None,
+            pool_size=20,
+            max_overflow=-1,
+        )
+        self.db_engine = db_engine
+        self.own_engines = {db_engine.sync_engine}
+        """Those whose connections need not be closed after a test."""
+        self.has_been_used = False
+        self.was_lost = False
+        self._guard = guard
+        guard.rolled_back_engine = self.engine.sync_engine
+        self._connection: AsyncConnection | None = None
+        self._dbapi_connection: Any = None
+        self._running = asyncio.Event()  # a test's transaction is open
+        self._statement = asyncio.Lock()  # held while one is being executed
+        self._ended = asyncio.Event()  # the holder's transaction
+        self._lost = False
+        self._holder: Connection | None = None  # of the savepoint
+        self._holder_has_written = False
+        self._holder_has_set = False
+        self._cancelled: asyncio.CancelledError | None = None
+        self._open: dict[Connection | None, asyncio.Task[Any] | None] = {}
+        self._task_of_fixtures: asyncio.Task[Any] | None = None
+        self._listen()
+
+    def _listen(self) -> None:
+        engine = self.engine.sync_engine
+        event.listen(engine, "begin", self._begin)
+        event.listen(engine, "commit", self._commit)
+        event.listen(engine, "rollback", self._roll_back)
+        event.listen(engine, "do_execute", self._execute)
+        event.listen(engine, "do_executemany", self._execute_many)
+        event.listen(engine, "do_execute_no_params", self._execute_no_params)
+        event.listen(engine, "handle_error", self._handle_error)
+
+    # ---- For the fixtures ----
+
+    @asynccontextmanager
+    async def of_a_test(self) -> AsyncIterator[None]:
+        """Let the engine work in a transaction that is rolled back.
+
+        Raises IntegrityError for a deferred constraint, which waits for a commit, and here there
+        is none.
+        """
+        connection = await self.connect()
+        outermost = await connection.begin()
+        self._task_of_fixtures = asyncio.current_task()
+        self.has_been_used = True
+        self._running.set()
+        self.was_lost = False
+        try:
+            yield
+            await self._pause()
+            if not self._lost and connection.dialect.name == "postgresql":
+                await connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+            self._lost = self._lost or self._was_ended()
+        finally:
+            with CancelScope(shield=True):
+                await self._pause()
+                await self._end_test(outermost)
+
+    async def _pause(self) -> None:
+        """Let what works on in the background wait for the next test."""
+        if self._holder_has_written:
+            await wait_patiently(self._ended.wait, GRACE)
+        self._running.clear()
+        async with self._statement:
+            self._forget_holder()
+
+    async def _end_test(self, outermost: AsyncTransaction) -> None:
+        if self._lost:
+            self._guard.refusals.append(LOST)
+            self._guard.connection_in_doubt = self._guard.schema_in_doubt = self.was_lost = True
+        if self._guard.connection_in_doubt:
+            await self.disconnect()
+        else:
+            await outermost.rollback()
+
+    def _was_ended(self) -> bool:
+        """Say whether something has ended the transaction that SQLAlchemy knows nothing of."""
+        driver_connection = self._dbapi_connection.driver_connection
+        if self.engine.dialect.name == "sqlite":
+            return not driver_connection.in_transaction
+        return not driver_connection.is_in_transaction()
+
+    async def connect(self) -> AsyncConnection:
+        """Return the connection, which is opened where there is none."""
+        if self._connection is None:
+            self._connection = await self.db_engine.connect()
+            raw_connection = await self._connection.get_raw_connection()
+            self._dbapi_connection = raw_connection.dbapi_connection
+        return self._connection
 
     @property
-    def session_options(self) -> dict[str, Any]:
-        """What a session factory needs to work in here: see SavepointSession."""
-        return {
-            "bind": self.connection,
-            "join_transaction_mode": "create_savepoint",
-            "sync_session_class": SavepointSession,
-            "info": {"transaction": self},
-        }
+    def is_connected(self) -> bool:
+        """Whether the connection is open."""
+        return self._connection is not None
 
-    async def end_idle_reads(self) -> None:
-        """End the transactions that have only read and are idle: they keep a turn for nothing."""
-        while self.open_sessions and self.open_sessions[-1].is_idle and not self.executing:
-            await self.open_sessions[-1].end_read()
+    async def disconnect(self) -> None:
+        """Close the connection: the next test gets another one."""
+        if self._connection is not None:
+            await self.engine.dispose()
+            await self._connection.invalidate()
+            await self._connection.close()
+        self._connection, self._lost = None, False
 
-    def before_savepoint(self, *_: object) -> None:
-        """Wait for the turn, called from within a session's greenlet."""
-        await_only(self.turns.begin(served.get() or self.turns.test))
+    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
+        """Close the transactions that nobody has ended but `others`; return how many there were."""
+        left = [each for each, task in self._open.items() if each and task not in others]
+        for connection in left:
+            await AsyncConnection(self.engine, connection).close()
+        return len(left)
 
-    def before_execute(self, *_: object) -> None:
-        """Note that the connection is in use: already making a cursor may take time."""
-        self.executing = True
+    @property
+    def is_held_by_test(self) -> bool:
+        """Whether the running task, or a fixture, has written something and not committed it."""
+        tasks = {asyncio.current_task(), self._task_of_fixtures}
+        return self._holder_has_written and self._open.get(self._holder) in tasks
 
-    def before_cursor_execute(
-        self, _connection: object, _cursor: object, statement: str, *_: object
-    ) -> None:
-        """Refuse a statement that would end the transaction."""
-        if ENDS_TRANSACTION.match(statement):
-            self.refuse_end()
+    # ---- For the engine: what its events call, in SQLAlchemy's greenlets ----
 
-    def after_cursor_execute(
-        self, _connection: object, _cursor: object, statement: str, *_: object
-    ) -> None:
-        """Count a statement that has written, or tell those who wait that one has read."""
-        self.executing = False
-        if READS.match(statement) or WITH.match(statement):
-            self.turns.notice()
-        else:
-            self.pending_writes += 1
+    def _begin(self, connection: Connection) -> None:
+        self._open[connection] = asyncio.current_task()
 
-    def handle_error(self, context: ExceptionContext) -> None:
-        """Count a statement that has failed: PostgreSQL goes on after a rollback only."""
-        if context.connection is self.connection.sync_connection:
-            self.pending_writes += 1
+    def _commit(self, connection: Connection) -> None:
+        self._end(connection, undo=False)
 
-    def refuse_end(self, *_: object) -> None:
-        """Raise AssertionError: a commit here would write into the next test's database."""
-        raise AssertionError(
-            "The connection's transaction belongs to the test and was about to be ended. "
-            "Commit the session instead, or mark the test with @pytest.mark.own_database."
+    def _roll_back(self, connection: Connection) -> None:
+        self._end(connection, undo=True)
+
+    def _end(self, connection: Connection, *, undo: bool) -> None:
+        """Give the savepoint of `connection` back, if it has one."""
+        self._open.pop(connection, None)
+        self._await(self._statement.acquire())
+        self._cancelled = None
+        try:
+            if self._holder is connection and not self._lost:
+                if undo:
+                    self._operate("ROLLBACK TO SAVEPOINT of_a_session")
+                    self._holder_has_set = False
+                self._release()
+                self._raise_cancelled()
+        finally:
+            self._statement.release()
+
+    def _execute(
+        self, cursor: DBAPICursor, statement: str, parameters: Any, context: ExecutionContext
+    ) -> bool:
+        return self._run(
+            statement,
+            context,
+            lambda: context.dialect.do_execute(cursor, statement, parameters, context),
         )
 
+    def _execute_many(
+        self, cursor: DBAPICursor, statement: str, parameters: Any, context: ExecutionContext
+    ) -> bool:
+        return self._run(
+            statement,
+            context,
+            lambda: context.dialect.do_executemany(cursor, statement, parameters, context),
+        )
 
-@asynccontextmanager
-async def rolled_back_transaction(engine: AsyncEngine) -> AsyncIterator[SharedTransaction]:
-    """Give a transaction in which nothing is for good."""
-    async with engine.connect() as connection:
-        outermost = await connection.begin()
-        transaction = SharedTransaction(connection)
-        listeners: dict[str, Callable[..., None]] = {
-            "savepoint": transaction.before_savepoint,
-            "before_execute": transaction.before_execute,
-            "before_cursor_execute": transaction.before_cursor_execute,
-            "after_cursor_execute": transaction.after_cursor_execute,
-            "commit": transaction.refuse_end,
-            "rollback": transaction.refuse_end,
-        }
-        for name, listener in listeners.items():
-            event.listen(connection.sync_connection, name, listener)
-        event.listen(engine.sync_engine, "handle_error", transaction.handle_error)
+    def _execute_no_params(
+        self, cursor: DBAPICursor, statement: str, context: ExecutionContext
+    ) -> bool:
+        return self._run(
+            statement,
+            context,
+            lambda: context.dialect.do_execute_no_params(cursor, statement, context),
+        )
+
+    def _run(self, statement: str, context: ExecutionContext, execute: Callable[[], None]) -> bool:
+        """Execute a statement in its transaction's savepoint; return True: it is done."""
+        effect = effect_of(statement)
+        if effect.begins_transaction:
+            return True
+        if effect.ends_transaction:
+            self._guard.refuse(ENDED_BY_HAND)
+        connection = context.root_connection
+        self._await(self._take_turn(connection))
         try:
-            yield transaction
-            if engine.dialect.name == "postgresql" and outermost.is_active:
-                # Deferred constraints wait for a commit, and here there is none.
-                await connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+            if self._holder is not connection:
+                self._take_savepoint(connection)
+            self._holder_has_written |= effect.has_to_be_undone
+            self._holder_has_set |= effect.changes_settings
+            self._raise_cancelled()
+            self._run_unbroken(execute)
+            self._raise_cancelled()
         finally:
-            for name, listener in listeners.items():
-                event.remove(connection.sync_connection, name, listener)
-            event.remove(engine.sync_engine, "handle_error", transaction.handle_error)
-            await outermost.rollback()
+            self._statement.release()
+        return True
+
+    async def _take_turn(self, connection: Connection) -> None:
+        """Wait until `connection` may execute something; let nobody else do so from then on."""
+        await self._running.wait()  # between two tests: what works on in the background
+        await self._statement.acquire()
+        while self._holder is not connection and self._holder_has_written and not self._lost:
+            self._statement.release()
+            await self._wait_for_holder()
+            await self._statement.acquire()
+        if self._lost:
+            self._statement.release()
+            self._guard.refuse(LOST)
+        self._cancelled = None
+        if connection in self._open:
+            self._open[connection] = asyncio.current_task()
+
+    async def _wait_for_holder(self) -> None:
+        """Wait for the end of the transaction that has written; do not wait in vain."""
+        is_own = self._open.get(self._holder) is asyncio.current_task()  # and would never end
+        if is_own or not await wait_patiently(self._ended.wait, PATIENCE):
+            self._guard.refuse(OVERLAP)
+
+    def _take_savepoint(self, connection: Connection) -> None:
+        if self._holder is not None:
+            self._release()
+        self._operate("SAVEPOINT of_a_session")
+        self._holder = connection
+
+    def _release(self) -> None:
+        self._operate("RELEASE SAVEPOINT of_a_session")
+        if self._holder_has_set:  # which ends with a transaction, but not with a savepoint
+            self._operate("RESET ALL")
+            self._operate("RESET ROLE")
+        self._forget_holder()
+
+    def _forget_holder(self) -> None:
+        self._holder, self._holder_has_written, self._holder_has_set = None, False, False
+        self._ended.set()
+        self._ended = asyncio.Event()
+
+    def _operate(self, statement: str) -> None:
+        """Execute a statement of our own; where that fails, the connection is lost."""
+
+        def execute() -> None:
+            cursor = self._dbapi_connection.cursor()
+            cursor.execute(statement, ())
+            cursor.close()
+
+        try:
+            self._run_unbroken(execute)
+        except Exception:  # noqa: BLE001 (whatever the driver raises)
+            self._lost = True
+            self._guard.refuse(LOST)
+
+    def _run_unbroken(self, execute: Callable[[], None]) -> None:
+        """Execute a statement to its end. Who is cancelled meanwhile learns of it afterwards."""
+        connection = self._connection
+        assert connection is not None
+
+        async def run() -> None:
+            task = asyncio.create_task(connection.run_sync(lambda _: execute()))
+            with CancelScope(shield=True):
+                while not task.done():
+                    try:
+                        await asyncio.wait({task})
+                    except asyncio.CancelledError as error:
+                        self._cancelled = error
+            if task.exception() is not None:
+                self._cancelled = None  # the statement's own error is told
+            task.result()
+
+        self._await(run())
+
+    def _raise_cancelled(self) -> None:
+        """Raise what has come while a statement was being executed."""
+        error, self._cancelled = self._cancelled, None
+        if error is not None:
+            raise error
+
+    def _handle_error(self, context: ExceptionContext) -> None:
+        """Note that a transaction has to be rolled back, or that the connection is gone."""
+        if not isinstance(context.original_exception, Exception):
+            context.is_disconnect = False  # cancelled, after the statement
+        self._lost = self._lost or context.is_disconnect
+        if context.connection is self._holder:
+            self._holder_has_written = True
+
+    def _await(self, awaitable: Awaitable[object]) -> None:
+        """Await something where SQLAlchemy calls what is not async."""
+        self._dbapi_connection.run_async(lambda _: awaitable)
+
+
+def url_of_shared_dialect(url: URL) -> URL:
+    """Return `url` with a dialect for connections that belong to somebody else.
+
+    It leaves it to them to set up, commit, roll back and close, and refuses what would have to be
+    asked for before a transaction begins. How a dialect is registered:
+    https://docs.sqlalchemy.org/en/21/core/connections.html#registering-new-dialects
+    """
+
+    def do_nothing(*_: object) -> None:
+        return
+
+    def refuse(*_: object) -> NoReturn:
+        guard.refuse(ISOLATION_LEVEL)
+
+    overridden: dict[str, Any] = dict.fromkeys(
+        ("on_connect", "do_commit", "do_rollback", "do_close", "do_terminate"), do_nothing
+    )
+    overridden |= dict.fromkeys(("set_isolation_level", "set_readonly", "set_deferrable"), refuse)
+    overridden["supports_statement_cache"] = True
+    globals()["SharedDialect"] = type("SharedDialect", (url.get_dialect(),), overridden)
+    registry.register(f"{url.get_backend_name()}.shared", __name__, "SharedDialect")
+    return url.set(drivername=f"{url.get_backend_name()}+shared")

@@ -1,7 +1,8 @@
 """The probe application in place of the service, under the same fixtures."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -10,8 +11,25 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.core.application import build_app
 from app.settings import Settings
 from tests.harness.asgi import RunningApp, running
-from tests.harness.isolation import OwnDatabase
+from tests.harness.guard import IsolationError, guard
+from tests.harness.transaction import RolledBackTransaction
 from tests.isolation.probe import ProbeBase, router
+
+ExpectRefusal = Callable[[str], AbstractContextManager[None]]
+
+
+@pytest.fixture
+def expect_refusal() -> ExpectRefusal:
+    """Says that a test is refused something here, which does not fail it."""
+
+    @contextmanager
+    def expect_refusal(reason: str) -> Iterator[None]:
+        with pytest.raises(IsolationError, match=reason):
+            yield
+        assert guard.refusals
+        guard.refusals.clear()
+
+    return expect_refusal
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +44,16 @@ async def probe_table(db_engine: AsyncEngine) -> AsyncIterator[None]:
 
 @pytest.fixture(scope="session")
 async def running_app(
-    db_engine: AsyncEngine, settings: Settings, probe_table: None
+    settings: Settings, probe_table: None, rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
     """The application with the probe's routes and a lifespan that leaves something to see."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, int]]:
-        yield {"visits": 0}
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+        yield {"visits": 0, "cache": {}}
 
     app = build_app(settings, lifespan)
     app.include_router(router)
-    with OwnDatabase(db_engine).installed(app):
-        async with running(app) as running_app:
+    async with running(app) as running_app:
+        with running_app.bound_to(rolled_back_transaction.engine):
             yield running_app

@@ -2,24 +2,26 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from contextvars import ContextVar
 from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request, WebSocket
 from fastapi.responses import StreamingResponse
-from sqlalchemy import ForeignKey, Integer, String, insert, select
+from sqlalchemy import ForeignKey, Integer, String, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.core.database import SessionDep, SessionFactoryDep, get_session
+from app.core.database import SessionDep, SessionFactoryDep, create_engine, get_session
+from app.core.dependencies import SettingsDep
 
 # Open until the response is sent, unlike SessionDep: the harder case for background tasks.
 LongSession = Annotated[AsyncSession, Depends(get_session)]
 SessionFactory = async_sessionmaker[AsyncSession]
 
 tenant: ContextVar[str] = ContextVar("tenant", default="nobody")
-hanging = asyncio.Event()
+hanging, told = asyncio.Event(), asyncio.Event()
 router = APIRouter(prefix="/probe")
 
 
@@ -160,8 +162,72 @@ async def forget_commit_of_connection(session: LongSession) -> None:
 @router.post("/connection/commit")
 async def commit_the_connection(session: LongSession) -> None:
     connection = await session.connection()
-    await connection.execute(insert(Note).values(name="for good"))
+    await connection.execute(insert(Note).values(name="a"))
     await connection.commit()
+
+
+@router.get("/notes/{name}")
+async def read_note_or_roll_back(name: str, session: LongSession) -> str:
+    found = await session.scalar(select(Note.name).where(Note.name == name))
+    if found is None:
+        await session.rollback()  # as `except: await session.rollback()` does for each 404
+        raise HTTPException(404)
+    return found
+
+
+@router.get("/dashboard")
+async def count_side_by_side(factory: SessionFactoryDep) -> list[int]:
+    async def count() -> int:
+        async with factory() as session:
+            await session.execute(text("/* traced */ SELECT 1"))
+            await asyncio.sleep(0)
+            return len((await session.scalars(select(Note))).all())
+
+    return await asyncio.gather(*(count() for _ in range(5)))
+
+
+@router.post("/notes/{name}/when-told")
+async def create_note_when_told(name: str, session: LongSession) -> None:
+    await session.scalars(select(Note))
+    await told.wait()
+    session.add(Note(name=name))
+    await session.commit()
+
+
+@router.post("/notes/{name}/with/{other}/at-once")
+async def create_notes_at_once(name: str, other: str, factory: SessionFactoryDep) -> None:
+    await asyncio.gather(save(factory, name), save(factory, other))
+
+
+@router.post("/swallowed/{name}")
+async def swallow_all_errors(name: str, session: LongSession, factory: SessionFactoryDep) -> None:
+    session.add(Note(name=name))
+    await session.flush()
+    with suppress(Exception):
+        await save(factory, "other")
+
+
+@router.post("/own-engine/{name}")
+async def write_on_an_engine_of_its_own(name: str, settings: SettingsDep) -> None:
+    engine = create_engine(settings.database_url)
+    try:
+        async with engine.begin() as connection:
+            await connection.execute(insert(Note).values(name=name))
+    finally:
+        await engine.dispose()
+
+
+@router.post("/statement")
+async def execute(sql: str, session: LongSession) -> str:
+    result = await (await session.connection()).execute(text(sql))
+    value = result.scalar() if result.returns_rows else None
+    await session.commit()
+    return str(value)
+
+
+@router.get("/cached/{key}")
+async def remember_first_value(key: str, value: str, request: Request) -> str:
+    return str(request.state.cache.setdefault(key, value))
 
 
 @router.post("/slow/{name}")

@@ -3,15 +3,12 @@
 import asyncio
 
 import pytest
-from fastapi import FastAPI
-from sqlalchemy import text
+from fastapi import FastAPI, Request, Response
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 
 from tests.conftest import MakeClient
-from tests.harness.isolation import Isolation
-from tests.harness.session import SavepointSession
-from tests.harness.turns import Participant, served
 from tests.http_client import AsyncClient, connect_websocket
-from tests.isolation.probe import greeter, hanging, tenant
+from tests.isolation.probe import greeter, hanging, save, tenant
 
 twice = pytest.mark.parametrize("run", [1, 2])
 
@@ -32,19 +29,13 @@ async def test_request_is_over_before_the_next_begins(client: AsyncClient) -> No
     assert (await client.get("/probe/notes")).json() == ["0", "1", "2"]
 
 
-async def test_request_goes_on_when_one_that_it_made_to_its_own_application_is_over(
-    isolation: Isolation,
-) -> None:
-    who = Participant()
-    async with isolation.request(who):
-        async with isolation.request(who):
-            pass
-        token = served.set(who)
-        async with isolation.session() as session:
-            await session.execute(text("SELECT 1"))
-            assert isinstance(session.sync_session, SavepointSession)
-            assert not session.sync_session.is_idle  # or others could end what it reads
-        served.reset(token)
+async def test_application_may_call_itself(app: FastAPI, client: AsyncClient) -> None:
+    @app.post("/probe/calls-itself")
+    async def call_itself() -> int:
+        return (await client.post("/probe/notes/a")).status_code
+
+    async with asyncio.timeout(5):
+        assert (await client.post("/probe/calls-itself")).json() == 200
 
 
 async def test_sockets_and_requests_take_turns(client: AsyncClient) -> None:
@@ -72,6 +63,30 @@ async def test_request_that_is_cancelled_leaves_nothing_behind(client: AsyncClie
     assert (await client.get("/probe/notes")).json() == ["before", "after"]
 
 
+@pytest.mark.parametrize("turns", range(12))
+async def test_request_may_be_cancelled_at_any_time(client: AsyncClient, turns: int) -> None:
+    request = asyncio.create_task(client.post("/probe/notes/given-up"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    request.cancel()
+    await asyncio.wait({request})
+    await client.post("/probe/notes/after")
+    assert "after" in (await client.get("/probe/notes")).json()
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_session_may_be_cancelled_at_any_time(
+    client: AsyncClient, app: FastAPI, turns: int
+) -> None:
+    work = asyncio.create_task(save(app.state.session_factory, "given-up"))
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    work.cancel()
+    await asyncio.wait({work})
+    await client.post("/probe/notes/after")
+    assert "after" in (await client.get("/probe/notes")).json()
+
+
 async def test_context_variables_stay_in_their_request(client: AsyncClient) -> None:
     assert (await client.get("/probe/tenant/one")).json() == "nobody"
     assert (await client.get("/probe/tenant/two")).json() == "nobody"
@@ -79,9 +94,30 @@ async def test_context_variables_stay_in_their_request(client: AsyncClient) -> N
 
 
 @twice
-async def test_state_of_the_application_is_restored_after_the_test(app: FastAPI, run: int) -> None:
+async def test_application_is_as_it_was_after_the_test(
+    app: FastAPI, client: AsyncClient, run: int
+) -> None:
+    class TeapotError(Exception):
+        pass
+
+    async def add_header(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        response = await call_next(request)
+        response.headers.append("X-Added", "once")
+        return response
+
+    @app.get("/teapot")
+    async def boil() -> None:
+        raise TeapotError
+
     assert not hasattr(app.state, "left_behind")
+    assert "/probe/notes" in app.openapi()["paths"]
     app.state.left_behind = True
+    app.add_exception_handler(TeapotError, lambda request, error: Response(status_code=418))
+    app.add_middleware(BaseHTTPMiddleware, dispatch=add_header)
+    app.title = f"Title of run {run}"
+    response = await client.get("/teapot")
+    assert (response.status_code, response.headers.get_list("X-Added")) == (418, ["once"])
+    assert (await client.get("/probe/cached/1", params={"value": run})).json() == str(run)
 
 
 @twice

@@ -4,12 +4,14 @@ import asyncio
 
 import pytest
 from sqlalchemy import func, insert, select
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from tests.harness.transaction import rolled_back_transaction
+from tests.harness.guard import Phase, guard
+from tests.harness.transaction import RolledBackTransaction
 from tests.http_client import AsyncClient, connect_websocket
-from tests.isolation.probe import Note
+from tests.isolation.conftest import ExpectRefusal
+from tests.isolation.probe import Note, told
 
 pytestmark = pytest.mark.usefixtures("probe_table")
 
@@ -46,11 +48,34 @@ async def test_sessions_of_one_request_keep_their_rows_apart(client: AsyncClient
     assert await names(client) == ["a", "b"]
 
 
-async def test_rollback_that_would_undo_the_commit_of_another_session_is_refused(
-    client: AsyncClient,
+@twice
+async def test_sessions_side_by_side_read_what_is_committed(client: AsyncClient, run: int) -> None:
+    await client.post("/probe/notes/a")
+    assert (await client.get("/probe/dashboard")).json() == [1] * 5
+    await client.post("/probe/notes/b/with/c/at-once")
+    assert set(await names(client)) == {"a", "b", "c"}
+
+
+@twice
+async def test_session_of_the_test_reads_while_a_request_is_under_way(
+    client: AsyncClient, db_session: AsyncSession, run: int
 ) -> None:
-    with pytest.raises(AssertionError, match="own_database"):
-        await client.post("/probe/undone/a/but/b")
+    count = select(func.count()).select_from(Note)
+    told.clear()
+    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+        tasks.create_task(client.post("/probe/notes/a/when-told"))
+        assert await db_session.scalar(count) == 0
+        told.set()
+        while await db_session.scalar(count) == 0:
+            pass
+    await db_session.rollback()  # which undoes nothing of the request
+    assert await names(client) == ["a"]
+
+
+async def test_rollback_of_what_was_only_read(client: AsyncClient) -> None:
+    await client.post("/probe/notes/a")
+    assert (await client.get("/probe/notes/b")).status_code == 404
+    assert (await client.get("/probe/notes/a")).json() == "a"
 
 
 @twice
@@ -94,10 +119,23 @@ async def test_forgotten_commit_is_found_out(client: AsyncClient, kind: str) -> 
 
 
 @twice
-async def test_commit_of_the_connection_is_refused(client: AsyncClient, run: int) -> None:
+async def test_commit_of_the_connection_is_gone_after_the_test(
+    client: AsyncClient, run: int
+) -> None:
     assert await names(client) == []
-    with pytest.raises(AssertionError, match="own_database"):
-        await client.post("/probe/connection/commit")
+    await client.post("/probe/connection/commit")
+    assert await names(client) == ["a"]
+
+
+async def test_settings_end_with_the_transaction_that_has_set_them(
+    client: AsyncClient, db_engine: AsyncEngine
+) -> None:
+    if db_engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has no settings of a transaction")
+    for change in ("SET LOCAL app.tenant = 'a'", "SELECT set_config('app.tenant', 'a', true)"):
+        await client.post("/probe/statement", params={"sql": change})
+        read = {"sql": "SELECT current_setting('app.tenant', true)"}
+        assert (await client.post("/probe/statement", params=read)).json() in {"", "None"}
 
 
 async def test_session_of_the_test_shows_what_requests_changed(
@@ -114,16 +152,21 @@ async def test_session_of_the_test_shows_what_requests_changed(
 
 
 async def test_uncommitted_write_of_the_test_is_an_error_that_says_what_to_do(
-    client: AsyncClient, db_session: AsyncSession
+    client: AsyncClient, db_session: AsyncSession, expect_refusal: ExpectRefusal
 ) -> None:
     db_session.add(Note(name="a"))
-    with pytest.raises(AssertionError, match=r"await db_session\.commit\(\)"):
+    with expect_refusal(r"await db_session\.commit\(\)"):
         await client.get("/probe/notes")
     await db_session.flush()
-    with pytest.raises(AssertionError, match=r"await db_session\.commit\(\)"):
+    with expect_refusal(r"await db_session\.commit\(\)"):
         await client.get("/probe/notes")
     await db_session.commit()
     assert await names(client) == ["a"]
+    db_session.add(Note(name="a"))
+    with pytest.raises(IntegrityError):
+        await db_session.flush()
+    with expect_refusal(r"await db_session\.rollback\(\)"):
+        await client.get("/probe/notes")
 
 
 async def test_error_in_the_test_leaves_its_session_usable(db_session: AsyncSession) -> None:
@@ -141,19 +184,16 @@ async def test_foreign_keys_are_enforced(client: AsyncClient) -> None:
         await client.post("/probe/orphan")
 
 
-async def test_deferred_constraints_are_checked_before_the_rollback(db_engine: AsyncEngine) -> None:
-    if db_engine.dialect.name == "sqlite":
-        pytest.skip("SQLite checks what is deferred at a commit alone")
-    with pytest.raises(IntegrityError):
-        async with rolled_back_transaction(db_engine) as transaction:
-            await transaction.connection.execute(insert(Note).values(name="a", later_parent_id=0))
-
-
-async def test_second_connection_fails_fast_on_a_lock(
-    client: AsyncClient, db_engine: AsyncEngine
+async def test_deferred_constraints_are_checked_before_the_rollback(
+    rolled_back_transaction: RolledBackTransaction,
 ) -> None:
-    await client.post("/probe/notes/a")
-    async with asyncio.timeout(4):
-        with pytest.raises(DBAPIError):
-            async with db_engine.connect() as connection, connection.begin():
-                await connection.execute(insert(Note).values(name="a"))
+    engine = rolled_back_transaction.engine
+    if engine.dialect.name == "sqlite":
+        pytest.skip("SQLite checks what is deferred at a commit alone")
+    transaction = rolled_back_transaction.of_a_test()
+    with guard.test_in(Phase.FIXTURES):
+        await transaction.__aenter__()
+        async with engine.begin() as connection:
+            await connection.execute(insert(Note).values(name="a", later_parent_id=0))
+        with pytest.raises(IntegrityError):
+            await transaction.__aexit__(None, None, None)

@@ -54,7 +54,7 @@ async def test_request_given_up_before_its_turn_leaves_nothing(
     assert list(await db_session.scalars(select(Item.title))) == ["served"]
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_item_deleted_twice_at_once_is_deleted_once(
     feed: Feed, owner_client: AsyncClient, owner: User, item_factory: type[ItemFactory]
 ) -> None:
@@ -64,7 +64,7 @@ async def test_item_deleted_twice_at_once_is_deleted_once(
     assert [event.kind for event in feed.recent(owner.id)] == ["deleted"]
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_item_changed_and_deleted_at_once_is_gone(
     owner_client: AsyncClient,
     owner: User,
@@ -80,7 +80,7 @@ async def test_item_changed_and_deleted_at_once_is_gone(
     assert (await owner_client.get(f"/items/{item.id}")).status_code == 404
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_follower_hears_of_requests_that_are_served_at_once(
     owner_client: AsyncClient,
 ) -> None:

@@ -21,7 +21,7 @@ STORED_AT_0001 = [
 ]
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_items_of_the_first_release_survive_the_upgrade(isolation: OwnDatabase) -> None:
     def go_to(revision: str, move: Callable[[Config, str], None]) -> Callable[[Connection], None]:
         def run(connection: Connection) -> None:

@@ -35,7 +35,7 @@ async def test_only_the_application_is_counted(
     assert len(queries) == 2
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_the_count_is_the_same_with_real_commits(
     owner_client: AsyncClient, queries: list[str]
 ) -> None:

@@ -63,7 +63,7 @@ async def test_conflict_leaves_the_account_as_it_was(client: AsyncClient, user: 
     assert user.password_hash == password_hash
 
 
-@pytest.mark.own_database
+@pytest.mark.committed
 async def test_one_of_several_racing_sign_ups_wins(
     client: AsyncClient, db_session: AsyncSession
 ) -> None:

@@ -1,0 +1,74 @@
+"""The application, running, and as it was when a test is over."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+
+
+@dataclass(frozen=True)
+class RunningApp:
+    """An application in its lifespan, and what the lifespan yielded."""
+
+    app: FastAPI
+    lifespan_state: dict[str, Any]
+    engine: AsyncEngine
+    """The application's own."""
+
+    @contextmanager
+    def bound_to(self, engine: AsyncEngine) -> Iterator[None]:
+        """Let the sessions of the application work on `engine`; all else they are stays."""
+        factory: async_sessionmaker[AsyncSession] = self.app.state.session_factory
+        before = factory().bind
+        factory.configure(bind=engine)
+        try:
+            yield
+        finally:
+            factory.configure(bind=before)
+
+    @contextmanager
+    def restored(self) -> Iterator[None]:
+        """Undo afterwards what a test does to the application and the lifespan's state."""
+        app = self.app
+        states = [vars(app), vars(app.router), vars(app.state), self.lifespan_state]
+        restore = [remember(state) for state in states]
+        app.middleware_stack = None  # built anew, so that the test can add to it
+        try:
+            yield
+        finally:
+            for undo in restore:
+                undo()
+
+
+@asynccontextmanager
+async def running(app: FastAPI) -> AsyncIterator[RunningApp]:
+    """Run the lifespan of `app`. What it raises, at start or at stop, is raised here."""
+    async with app.router.lifespan_context(app) as state:
+        engine = app.state.session_factory().bind
+        for _ in range(100):  # what the lifespan has started goes on in the tests' transactions
+            if engine.pool.checkedout():
+                await asyncio.sleep(0.01)
+        yield RunningApp(app, dict(state or {}), engine)
+
+
+def remember(value: object) -> Callable[[], None]:
+    """Return what puts a dict, list or set back into its state of now, and those in it.
+
+    What else it holds stays the same object: how to copy that, only its class knows.
+    """
+    if not isinstance(value, dict | list | set):
+        return lambda: None
+    before: Any = value.copy()
+    inner = [remember(each) for each in (value.values() if isinstance(value, dict) else value)]
+
+    def restore() -> None:
+        value.clear()
+        value.extend(before) if isinstance(value, list) else value.update(before)
+        for undo in inner:
+            undo()
+
+    return restore
