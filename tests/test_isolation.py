@@ -365,7 +365,9 @@ def test_mutant_of_the_harness_is_caught(
     for name in ("core", "other"):
         copy = copied(installed(name), tmp_path / name)
         plant(mutant, copy)
-        code, output = prove(installed(name), copy, "-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10")
+        code, output = prove(
+            installed(name), copy, "-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10"
+        )
         if code != 0 and (caught_by := failures(output)):
             record_property("mutant", f"{mutant.name}: {caught_by[0]} ({name})")
             return
