@@ -615,7 +615,7 @@ async def test_connection_killed(client: AsyncClient, db_session: AsyncSession) 
 
 
 @on("postgresql")
-@culprit(rolled_back=PASSES, committed=PASSES)
+@culprit(rolled_back=REFUSED, committed=PASSES)
 async def test_connection_killed_at_the_end(db_session: AsyncSession) -> None:
     with pytest.raises(DBAPIError):
         await db_session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))

@@ -34,12 +34,18 @@ class IsolatedApp:
             if scope["type"] == "http" and not in_request.get():
                 await turn.enter_async_context(self.isolation.request())
 
+            before = asyncio.all_tasks()
+
             async def send_and_pass_on(message: Message) -> None:
                 await send(message)
                 if is_start_of_stream(message):  # which may have no end
                     await turn.aclose()
 
-            await self._serve(scope, receive, send_and_pass_on)
+            try:
+                await self._serve(scope, receive, send_and_pass_on)
+            finally:
+                with CancelScope(shield=True):
+                    await wait_for_closing(before)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve in a task of its own, as a server does, so that no context variable gets out."""
@@ -60,7 +66,6 @@ class IsolatedApp:
                 if not task.done():  # the client has given up
                     task.cancel()
                     await asyncio.wait({task}, timeout=GRACE)
-                await wait_for_closing()
         if error is not None:
             raise error
 

@@ -12,9 +12,9 @@ LAST_STEPS = 20
 Task = asyncio.Task[Any]
 
 
-async def wait_for_closing(besides: set[Task] | None = None) -> None:
-    """Wait for the tasks that close something; those in `besides` are none of ours."""
-    closing = {task for task in asyncio.all_tasks() - (besides or set()) if is_closing(task)}
+async def wait_for_closing(before: set[Task]) -> None:
+    """Wait for the tasks that close something and were not in `before`."""
+    closing = {task for task in asyncio.all_tasks() - before if is_closing(task)}
     if closing:
         await asyncio.wait(closing, timeout=GRACE)
 
@@ -35,6 +35,7 @@ async def end_tasks(before: set[Task]) -> list[str]:
     stray = {task for task in find() if not is_closing(task)}
     await cancel(stray)
     await wait_for_closing(before)
+    await cancel(find())  # what closes something, but does not get there
     return sorted(getattr(task.get_coro(), "__qualname__", repr(task)) for task in stray)
 
 
