@@ -195,7 +195,7 @@ def pytest_fixture_setup(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
     """Guard the database from a test that has none of its fixtures."""
     if is_isolated(item):
         return (yield)
@@ -213,15 +213,16 @@ def pytest_runtest_makereport(
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, None, None]:
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test for what it was refused, also where the application has swallowed it."""
     try:
-        yield
+        result = yield
     finally:
         reasons = list(dict.fromkeys(guard.refusals))
         guard.refusals.clear()
     if reasons and not item.stash.get(FAILED, False):
         pytest.fail("\n".join(reasons), pytrace=False)
+    return result
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
