@@ -725,7 +725,7 @@ async def test_exit_in_an_endpoint(client: AsyncClient) -> None:
     assert (await client.get("/neighbours/authors")).json() == []
 
 
-@pytest.mark.timeout(2)
+@pytest.mark.timeout(8)
 @culprit(
     rolled_back=fails("The test did not end within"), committed=fails("The test did not end within")
 )
@@ -733,7 +733,7 @@ async def test_hang(client: AsyncClient) -> None:
     await client.post("/neighbours/authors/ada/when-told")
 
 
-@pytest.mark.timeout(2)
+@pytest.mark.timeout(8)
 @culprit(
     rolled_back=fails("The test did not end within"), committed=fails("The test did not end within")
 )

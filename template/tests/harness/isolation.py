@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from anyio import CancelScope
-from sqlalchemy import Connection, Engine, QueuePool
+from sqlalchemy import Connection, Engine, QueuePool, event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session, SessionTransaction
 
 from app.core.database import READ_ONLY
 from tests.harness.application import RunningApp
@@ -67,6 +68,8 @@ class Isolation(ABC):
         self._databases = databases
         self._transaction = transaction
         self._session: AsyncSession | None = None
+        self._has_failed = False
+        """Whether the test's own session has to be rolled back."""
 
     async def remember(self) -> None:
         """Remember what the database holds before the first test, and what fixtures add later."""
@@ -126,10 +129,14 @@ class Isolation(ABC):
         # On SQLite, what the session has read must not keep the application from writing.
         engine = self.engine.execution_options(**READ_ONLY)
         async with async_sessionmaker(engine, expire_on_commit=False)() as session:
+            event.listen(session.sync_session, "after_soft_rollback", self._note_failure)
             with kept_up_to_date(session):
                 self._session = session
                 yield session
                 self._session = None
+
+    def _note_failure(self, session: Session, _: SessionTransaction) -> None:
+        self._has_failed = not session.is_active
 
     async def end_test(self, before: set[asyncio.Task[Any]]) -> None:
         """End what the test has left running, and blame it."""
@@ -194,7 +201,7 @@ class RolledBack(Isolation):
     def check_session(self) -> None:
         """Raise IsolationError when the test has written something and not committed it."""
         session = self._session
-        if session is not None and not session.is_active:
+        if self._has_failed:
             self.guard.refuse(NOT_ROLLED_BACK)
         if self._transaction.is_held_by_test or (session is not None and has_changes(session)):
             self.guard.refuse(NOT_COMMITTED)
