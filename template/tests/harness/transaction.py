@@ -333,7 +333,7 @@ class RolledBackTransaction:
         if not isinstance(context.original_exception, Exception):
             context.is_disconnect = False  # cancelled, after the statement
         self._lost = self._lost or context.is_disconnect
-        if context.connection is self._holder:
+        if context.connection is self._holder and context.connection in self._open:
             self._holder_has_written = True
 
     def _await(self, awaitable: Awaitable[object]) -> None:
