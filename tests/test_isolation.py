@@ -213,12 +213,6 @@ MUTANTS = [
         '                if now["schema"] != before["schema"]:',
     ),
     Mutant(
-        "sequences go on",
-        POSTGRESQL,
-        "    begun = [oid for oid, table",
-        "    begun = [] and [oid for oid, table",
-    ),
-    Mutant(
         "the schema is not put back",
         "tests/harness/*.py",
         "        await self._databases.replace()\n",
