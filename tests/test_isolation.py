@@ -115,8 +115,8 @@ MUTANTS = [
     Mutant(
         "a cancellation tears a statement apart",
         TRANSACTION,
-        "            self._run_unbroken(execute)\n",
-        "            execute()\n",
+        "self._run_unbroken(lambda: execute(cursor, statement, *others))",
+        "execute(cursor, statement, *others)",
     ),
     Mutant(
         "requests do not take turns",
@@ -233,8 +233,8 @@ MUTANTS = [
     Mutant(
         "open transactions are not closed",
         ISOLATION,
-        "        if left := await self.close_transactions(",
-        "        if left := 0 and await self.close_transactions(",
+        "            await close(connection)\n",
+        "            pass\n",
     ),
     Mutant(
         "workers wait for the end of the first",

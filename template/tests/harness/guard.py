@@ -3,7 +3,7 @@
 import asyncio
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -74,13 +74,8 @@ class Guard:
             "rollback": self._end,
             "before_cursor_execute": self._execute,
         }
-        for name, listener in listeners.items():
-            event.listen(Engine, name, listener)
-        try:
+        with listening(Engine, listeners):
             yield
-        finally:
-            for name, listener in listeners.items():
-                event.remove(Engine, name, listener)
 
     @contextmanager
     def test_in(self, phase: Phase) -> Iterator[None]:
@@ -142,6 +137,18 @@ class Guard:
             engine = connection.engine
             of_fixtures = self.is_of_the_test(engine) and not self.is_rolled_back(engine)
             self.written_by_fixtures |= of_fixtures
+
+
+@contextmanager
+def listening(target: object, listeners: Mapping[str, Callable[..., None]]) -> Iterator[None]:
+    """Let SQLAlchemy call `listeners`, each for the event of its name, while the context lasts."""
+    for name, listener in listeners.items():
+        event.listen(target, name, listener)
+    try:
+        yield
+    finally:
+        for name, listener in listeners.items():
+            event.remove(target, name, listener)
 
 
 TEST = re.compile(r"(?<![a-z])tests?(?![a-z])", re.I)

@@ -142,12 +142,14 @@ class Isolation(ABC):
         """End what the test has left running, and blame it."""
         if stray := await end_tasks(before):
             self.guard.refusals.append(STRAY_TASKS.format(", ".join(stray)))
-        if left := await self.close_transactions(before - {asyncio.current_task()}):
-            self.guard.refusals.append(OPEN_TRANSACTIONS.format(left))
+        if left := self.open_transactions(before - {asyncio.current_task()}):
+            self.guard.refusals.append(OPEN_TRANSACTIONS.format(len(left)))
+        for connection in left:
+            await close(connection)
 
     @abstractmethod
-    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
-        """Close the transactions that nobody has ended but `others`; return how many there were."""
+    def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
+        """Return the transactions that nobody has ended, without those of `others`."""
 
 
 class RolledBack(Isolation):
@@ -161,9 +163,9 @@ class RolledBack(Isolation):
         self._turn = asyncio.Lock()
         self._requests = 0
 
-    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
-        """Close the transactions that are still open."""
-        return await self._transaction.close_transactions(others)
+    def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
+        """Return the test's transactions that are still open."""
+        return self._transaction.open_transactions(others)
 
     @asynccontextmanager
     async def around_test(self) -> AsyncIterator[None]:
@@ -262,13 +264,9 @@ class Committed(Isolation):
         self._transaction.own_engines.add(app.engine.sync_engine)
         return app.bound_to(app.engine)
 
-    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
-        """Close the transactions that are still open on any engine."""
-        left = [connection for connection, task in self.guard.open.items() if task not in others]
-        for connection in left:
-            await close(connection)
-        self.guard.open.clear()
-        return len(left)
+    def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
+        """Return the transactions that are still open on any engine."""
+        return [connection for connection, task in self.guard.open.items() if task not in others]
 
 
 OwnDatabase = Committed

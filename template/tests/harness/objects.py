@@ -10,6 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
 from sqlalchemy.orm.attributes import set_committed_value
 
+from tests.harness.guard import listening
+
 
 @contextmanager
 def kept_up_to_date(session: AsyncSession) -> Iterator[None]:
@@ -26,13 +28,8 @@ def kept_up_to_date(session: AsyncSession) -> Iterator[None]:
         "after_commit": changes.show,
         "after_rollback": changes.forget,
     }
-    for name, listener in listeners.items():
-        event.listen(Session, name, listener)
-    try:
+    with listening(Session, listeners):
         yield
-    finally:
-        for name, listener in listeners.items():
-            event.remove(Session, name, listener)
 
 
 def overwrite_known_objects(state: ORMExecuteState) -> None:

@@ -5,7 +5,9 @@ import re
 from collections.abc import AsyncIterator
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Engine
+
+from tests.harness.guard import listening
 
 # Where a transaction begins and ends depends on how the test is isolated.
 TRANSACTION_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|SAVEPOINT|RELEASE|ROLLBACK)\b", re.I)
@@ -25,8 +27,5 @@ async def queries(anyio_backend: str) -> AsyncIterator[list[str]]:
         if asyncio.current_task() is not own_task and not TRANSACTION_CONTROL.match(statement):
             statements.append(statement)
 
-    event.listen(Engine, "before_cursor_execute", record)
-    try:
+    with listening(Engine, {"before_cursor_execute": record}):
         yield statements
-    finally:
-        event.remove(Engine, "before_cursor_execute", record)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 from anyio import CancelScope
@@ -87,9 +88,8 @@ class RolledBackTransaction:
         event.listen(engine, "begin", self._begin)
         event.listen(engine, "commit", self._commit)
         event.listen(engine, "rollback", self._roll_back)
-        event.listen(engine, "do_execute", self._execute)
-        event.listen(engine, "do_executemany", self._execute_many)
-        event.listen(engine, "do_execute_no_params", self._execute_no_params)
+        for operation in ("do_execute", "do_executemany", "do_execute_no_params"):
+            event.listen(engine, operation, partial(self._run, operation))
         event.listen(engine, "handle_error", self._handle_error)
 
     # ---- For the fixtures ----
@@ -163,12 +163,9 @@ class RolledBackTransaction:
             await self._connection.close()
         self._connection, self._lost = None, False
 
-    async def close_transactions(self, others: set[asyncio.Task[Any]]) -> int:
-        """Close the transactions that nobody has ended but `others`; return how many there were."""
-        left = [each for each, task in self._open.items() if each and task not in others]
-        for connection in left:
-            await AsyncConnection(self.engine, connection).close()
-        return len(left)
+    def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
+        """Return those that nobody has ended, without those of `others`."""
+        return [each for each, task in self._open.items() if each and task not in others]
 
     @property
     def is_held_by_test(self) -> bool:
@@ -202,35 +199,9 @@ class RolledBackTransaction:
         finally:
             self._statement.release()
 
-    def _execute(
-        self, cursor: DBAPICursor, statement: str, parameters: Any, context: ExecutionContext
-    ) -> bool:
-        return self._run(
-            statement,
-            context,
-            lambda: context.dialect.do_execute(cursor, statement, parameters, context),
-        )
-
-    def _execute_many(
-        self, cursor: DBAPICursor, statement: str, parameters: Any, context: ExecutionContext
-    ) -> bool:
-        return self._run(
-            statement,
-            context,
-            lambda: context.dialect.do_executemany(cursor, statement, parameters, context),
-        )
-
-    def _execute_no_params(
-        self, cursor: DBAPICursor, statement: str, context: ExecutionContext
-    ) -> bool:
-        return self._run(
-            statement,
-            context,
-            lambda: context.dialect.do_execute_no_params(cursor, statement, context),
-        )
-
-    def _run(self, statement: str, context: ExecutionContext, execute: Callable[[], None]) -> bool:
-        """Execute a statement in its transaction's savepoint; return True: it is done."""
+    def _run(self, operation: str, cursor: DBAPICursor, statement: str, *others: Any) -> bool:
+        """Do what an operation of the dialect does, in the savepoint; return True: it is done."""
+        context: ExecutionContext = others[-1]
         effect = effect_of(statement)
         if effect.begins_transaction:
             return True
@@ -244,7 +215,8 @@ class RolledBackTransaction:
             self._holder_has_written |= effect.has_to_be_undone
             self._holder_has_set |= effect.changes_settings
             self._raise_cancelled()
-            self._run_unbroken(execute)
+            execute = getattr(context.dialect, operation)
+            self._run_unbroken(lambda: execute(cursor, statement, *others))
             self._raise_cancelled()
         finally:
             self._statement.release()
