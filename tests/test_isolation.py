@@ -275,7 +275,9 @@ MUTANTS = [
         "self.running.lifespan_state",
     ),
     Mutant("an event loop and an engine for each test", "tests/**/*.py", '(scope="session")', ""),
-    Mutant("stray tasks not noticed", LEFTOVERS, "    stray = find()\n", "    stray = set()\n"),
+    Mutant(
+        "stray tasks not noticed", LEFTOVERS, "for task in find() if not", "for task in () if not"
+    ),
     Mutant(
         "hanging tests not cancelled",
         PATIENCE,
