@@ -149,7 +149,7 @@ def file_url(file: Path) -> URL:
 
 def open_file(file: Path) -> sqlite3.Connection:
     """Connect to a file without the application's settings."""
-    connection = sqlite3.connect(file, LOCK_TIMEOUT, isolation_level=None)
+    connection = sqlite3.connect(file, timeout=LOCK_TIMEOUT, isolation_level=None)
     connection.execute("PRAGMA synchronous = OFF")  # the data need not outlive the machine
     return connection
 
