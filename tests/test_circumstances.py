@@ -65,7 +65,11 @@ def test_the_same_command_completes_what_was_interrupted(
     (project / "app").mkdir(parents=True)
     # Copier reads what is there before it writes: at this file, it waits for somebody to write.
     os.mkfifo(project / "app/main.py")
-    process = subprocess.Popen([*COPY, "--defaults", template, project])
+    process = subprocess.Popen(
+        [*COPY, "--defaults", template, project],
+        # A shell lets what it runs in the background ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
     with process, (project / "app/main.py").open("wb"):
         process.send_signal(sign)
         assert process.wait(60) != 0

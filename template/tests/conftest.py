@@ -12,6 +12,7 @@ from app.settings import Settings
 from tests.harness.asgi import IsolatedApp, RunningApp, running
 from tests.harness.databases import Databases
 from tests.harness.isolation import Isolation, isolation_of
+from tests.harness.leftovers import in_own_task
 from tests.harness.live_server import serve
 from tests.harness.transaction import RolledBackTransaction
 from tests.http_client import ASGIWebSocketTransport, AsyncClient
@@ -85,7 +86,7 @@ async def make_client(
                 app=asgi_app, raise_app_exceptions=raise_app_exceptions
             )
             client = AsyncClient(transport=transport, base_url="http://test", **options)
-            return await clients.enter_async_context(client)
+            return await clients.enter_async_context(in_own_task(client))
 
         yield make
 

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request
+from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, Request, WebSocket
 from fastapi.responses import StreamingResponse
 from sqlalchemy import ForeignKey, Integer, String, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
@@ -241,6 +241,13 @@ async def stream_without_end_in_a_transaction(factory: SessionFactoryDep) -> Str
                 yield f"{len(names)}\n"
 
     return StreamingResponse(ticks())
+
+
+@router.websocket("/socket")
+async def echo(socket: WebSocket) -> None:
+    await socket.accept()
+    async for message in socket.iter_text():
+        await socket.send_text(message)
 
 
 @router.get("/greeting")

@@ -3,11 +3,12 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import suppress
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from fastapi import FastAPI, Request, Response
 from sqlalchemy import Engine, insert, select, text
@@ -20,7 +21,7 @@ from app.core.database import create_engine
 from app.settings import Settings
 from tests.conftest import MakeClient
 from tests.harness import transaction
-from tests.http_client import ASGIWebSocketTransport, AsyncClient
+from tests.http_client import ASGIWebSocketTransport, AsyncClient, connect_websocket
 from tests.neighbours import probe
 from tests.neighbours.pairs import (
     DATABASE,
@@ -37,6 +38,10 @@ from tests.neighbours.probe import SLOW, Author, Book, greeter, save
 REFUSED = fails("@pytest.mark.committed")
 STRAY_TASK = fails("The test is over, but not what it started")
 OPEN_TRANSACTION = fails("not each transaction that it began")
+SCOPE_LEFT = fails("not the task group, timeout or WebSocket that")
+CANCELLED = fails("was cancelled by a task group, timeout or WebSocket")
+TASK_EXITS = fails("A task raised SystemExit(3)")
+FIXTURE_EXITS = fails("The fixture raised SystemExit(3)")
 # On SQLite, a statement that is given up goes on, and with real commits keeps its lock meanwhile.
 PASSES_ON_POSTGRESQL = PASSES if DATABASE == "postgresql" else None
 
@@ -639,18 +644,6 @@ async def test_pragma_foreign_keys_in_a_transaction(db_session: AsyncSession) ->
         await db_session.flush()
 
 
-@on("sqlite")
-@culprit(committed=PASSES)
-async def test_pragma_foreign_keys(db_engine: AsyncEngine) -> None:
-    async with db_engine.connect() as connection:
-        raw_connection = await connection.get_raw_connection()
-        driver_connection = raw_connection.driver_connection
-        assert driver_connection is not None
-        await driver_connection.execute("PRAGMA foreign_keys = OFF")
-        await connection.execute(insert(Book).values(title="orphan", author_id=0))
-        await connection.commit()
-
-
 async def run_everywhere(client: AsyncClient, db_session: AsyncSession, statement: str) -> None:
     """Run a statement in the application's session and in the test's, and commit both."""
     response = await client.post("/neighbours/statement", params={"sql": statement})
@@ -711,11 +704,93 @@ async def test_session_factory_replaced(
 # ---- Tests that end in an unusual way ----
 
 
-@culprit(rolled_back=fails("SystemExit(3)"), committed=fails("SystemExit(3)"))
+@culprit(
+    rolled_back=fails("The test raised SystemExit(3)"),
+    committed=fails("The test raised SystemExit(3)"),
+)
 async def test_exit(db_session: AsyncSession) -> None:
     db_session.add(Author(name="ada"))
     await db_session.commit()
     raise SystemExit(3)
+
+
+@culprit(rolled_back=TASK_EXITS, committed=TASK_EXITS)
+async def test_exit_in_a_task(client: AsyncClient) -> None:
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    task = asyncio.create_task(leave())
+    await asyncio.wait({task})
+    assert (await client.get("/neighbours/authors")).json() == []
+
+
+@pytest.fixture
+async def leaves_at_once() -> None:
+    raise SystemExit(3)
+
+
+@pytest.fixture
+async def leaves_at_the_end() -> AsyncIterator[None]:
+    yield
+    raise SystemExit(3)
+
+
+@pytest.fixture
+async def cancelled() -> None:
+    raise asyncio.CancelledError
+
+
+@culprit(rolled_back=FIXTURE_EXITS, committed=FIXTURE_EXITS)
+async def test_exit_in_a_fixture(leaves_at_once: None, db_session: AsyncSession) -> None:
+    pytest.fail("The fixture has not been set up.")
+
+
+@culprit(rolled_back=FIXTURE_EXITS, committed=FIXTURE_EXITS)
+async def test_exit_at_the_end_of_a_fixture(
+    leaves_at_the_end: None, db_session: AsyncSession
+) -> None:
+    db_session.add(Author(name="ada"))
+    await db_session.commit()
+
+
+@culprit(
+    rolled_back=fails("The fixture awaits what was cancelled"),
+    committed=fails("The fixture awaits what was cancelled"),
+)
+async def test_fixture_that_is_cancelled(cancelled: None, db_session: AsyncSession) -> None:
+    pytest.fail("The fixture has not been set up.")
+
+
+@culprit(rolled_back=CANCELLED, committed=CANCELLED)
+async def test_websocket_that_is_never_left(client: AsyncClient) -> None:
+    context = connect_websocket(client, "/neighbours/socket")
+    kept.append(context)
+    await context.__aenter__()
+
+
+@culprit(rolled_back=SCOPE_LEFT, committed=SCOPE_LEFT)
+async def test_task_group_that_is_never_left(client: AsyncClient) -> None:
+    tasks = anyio.create_task_group()
+    await tasks.__aenter__()
+    tasks.start_soon(client.post, "/neighbours/authors/ada/when-told")
+    await anyio.lowlevel.checkpoint()
+
+
+@culprit(rolled_back=CANCELLED, committed=CANCELLED)
+async def test_task_group_that_fails_and_is_never_left(client: AsyncClient) -> None:
+    async def fail() -> None:
+        raise ValueError
+
+    tasks = anyio.create_task_group()
+    await tasks.__aenter__()
+    tasks.start_soon(fail)
+    await client.post("/neighbours/authors/ada/when-told")
+
+
+@culprit(rolled_back=SCOPE_LEFT, committed=SCOPE_LEFT)
+async def test_timeout_that_is_never_left(db_session: AsyncSession) -> None:
+    anyio.move_on_after(0.1).__enter__()
+    await names(db_session)
 
 
 @culprit(rolled_back=PASSES, committed=PASSES)

@@ -20,7 +20,7 @@ from app.core.database import READ_ONLY
 from tests.harness.application import RunningApp
 from tests.harness.databases import Databases
 from tests.harness.guard import WAYS_OUT, Guard, Phase, guard
-from tests.harness.leftovers import end_tasks
+from tests.harness.leftovers import clearing_up
 from tests.harness.objects import kept_up_to_date
 from tests.harness.patience import TICK
 from tests.harness.transaction import PATIENCE, RolledBackTransaction
@@ -40,10 +40,6 @@ NOT_ROLLED_BACK = (
 STILL_SERVED = (
     "A request waits for another one to end, which does not. In a rolled-back test, one is served "
     f"after the other. {WAYS_OUT}"
-)
-STRAY_TASKS = (
-    "The test is over, but not what it started: {}. "
-    "Await the task, or start it in a task group that ends with its request."
 )
 IN_USE = (
     "A fixture has written to the test database and still uses it, so it cannot be told what to "
@@ -138,11 +134,20 @@ class Isolation(ABC):
     def _note_failure(self, session: Session, _: SessionTransaction) -> None:
         self._has_failed = not session.is_active
 
-    async def end_test(self, before: set[asyncio.Task[Any]]) -> None:
-        """End what the test has left running, and blame it."""
-        if stray := await end_tasks(before):
-            self.guard.refusals.append(STRAY_TASKS.format(", ".join(stray)))
-        if left := self.open_transactions(before - {asyncio.current_task()}):
+    @asynccontextmanager
+    async def _test_in(self, phase: Phase) -> AsyncIterator[None]:
+        """Watch the test; end what it has left, and blame it."""
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        with self.guard.test_in(phase):
+            try:
+                async with clearing_up(self.guard.refusals):
+                    yield
+            finally:
+                with CancelScope(shield=True):
+                    await self._close_transactions(others)
+
+    async def _close_transactions(self, others: set[asyncio.Task[Any]]) -> None:
+        if left := self.open_transactions(others):
             self.guard.refusals.append(OPEN_TRANSACTIONS.format(len(left)))
         for connection in left:
             await close(connection)
@@ -171,14 +176,8 @@ class RolledBack(Isolation):
     async def around_test(self) -> AsyncIterator[None]:
         """Roll the test back."""
         await self.remember()
-        async with self._transaction.of_a_test():
-            before = asyncio.all_tasks()
-            with self.guard.test_in(Phase.ROLLED_BACK):
-                try:
-                    yield
-                finally:
-                    with CancelScope(shield=True):
-                        await self.end_test(before)
+        async with self._transaction.of_a_test(), self._test_in(Phase.ROLLED_BACK):
+            yield
         if self._transaction.was_lost:
             await self.clean()
         await self.disconnect(self._transaction.own_engines)
@@ -241,13 +240,8 @@ class Committed(Isolation):
         if self._transaction.has_been_used:  # which sequences remember
             await self.clean(self._transaction.own_engines)
             self._transaction.has_been_used = False
-        before = asyncio.all_tasks()
-        with self.guard.test_in(Phase.COMMITTED):
-            try:
-                yield
-            finally:
-                with CancelScope(shield=True):
-                    await self.end_test(before)
+        async with self._test_in(Phase.COMMITTED):
+            yield
         with CancelScope(shield=True):
             await self.clean(self._transaction.own_engines)
 

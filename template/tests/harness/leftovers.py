@@ -1,15 +1,43 @@
 """What is still running when a test is over."""
 
 import asyncio
-from typing import Any
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, TypeVar
+
+from anyio import CancelScope
 
 from tests.harness.patience import GRACE, close
-from tests.harness.private import is_closing, is_of_anyio
+from tests.harness.private import current_scope, is_closing, is_of_anyio, leave_scopes
 
 LAST_STEPS = 20
 """How often the event loop turns before a task counts as left over: closing takes some turns."""
 
+STRAY_TASKS = (
+    "The test is over, but not what it started: {}. "
+    "Await the task, or start it in a task group that ends with its request."
+)
+SCOPES = (
+    "The test is over, but not the task group, timeout or WebSocket that it has entered. "
+    "Leave it, as `async with` does."
+)
+
 Task = asyncio.Task[Any]
+T = TypeVar("T")
+
+
+@asynccontextmanager
+async def clearing_up(refusals: list[str]) -> AsyncIterator[None]:
+    """End what is left running in the context, and add to `refusals` what that was."""
+    tasks, scope = asyncio.all_tasks(), current_scope()
+    try:
+        yield
+    finally:
+        if leave_scopes(scope):
+            refusals.append(SCOPES)
+        with CancelScope(shield=True):
+            if stray := await end_tasks(tasks):
+                refusals.append(STRAY_TASKS.format(", ".join(stray)))
 
 
 async def wait_for_closing(before: set[Task]) -> None:
@@ -53,3 +81,28 @@ def stop(task: Task) -> None:
     """End a task that catches its cancellation."""
     close(task.get_coro())
     task.cancel()  # so that it wakes up, and finds out
+
+
+@asynccontextmanager
+async def in_own_task(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave `context` in a task of its own.
+
+    Its cancel scopes are then none of the test's, which runs in one task with its fixtures.
+    """
+    entered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    leave = asyncio.Event()
+
+    async def hold() -> None:
+        async with context as value:
+            entered.set_result(value)
+            await leave.wait()
+
+    task = asyncio.create_task(hold())
+    task.add_done_callback(lambda _: entered.cancel())  # where `context` is not entered
+    try:
+        await asyncio.wait({entered})
+        if not entered.cancelled():
+            yield entered.result()
+    finally:
+        leave.set()
+        await task

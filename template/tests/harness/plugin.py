@@ -3,9 +3,23 @@
 import asyncio
 import functools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, ExitStack
-from inspect import isasyncgenfunction, iscoroutinefunction, signature
+import traceback
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+)
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
+from inspect import isasyncgenfunction, iscoroutinefunction, ismethod, signature
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +30,14 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from tests.harness import postgresql, sqlite
 from tests.harness.databases import Databases, configured_url
 from tests.harness.guard import Phase, guard
-from tests.harness.isolation import ROLLED_BACK, STRAY_TASKS, WAYS
-from tests.harness.leftovers import end_tasks
+from tests.harness.isolation import ROLLED_BACK, WAYS
+from tests.harness.leftovers import clearing_up, wait_for_closing
 from tests.harness.patience import Deadline
-from tests.harness.private import fixture_definitions
+from tests.harness.private import (
+    fixture_definitions,
+    go_on_after_exits,
+    leave_cancelled_scopes,
+)
 from tests.harness.transaction import RolledBackTransaction
 
 PATIENCE = 0.5
@@ -28,6 +46,11 @@ PATIENCE = 0.5
 Cancelled, it ends like any failed test. What does not heed that, or hangs in a fixture, is
 interrupted by pytest-timeout, and with it the event loop of all tests.
 """
+
+CANCELLED = (
+    "The {} was cancelled by a task group, timeout or WebSocket that was entered and not left. "
+    "Leave it, as `async with` does."
+)
 
 TIME_LIMIT = pytest.StashKey[float]()
 FAILED = pytest.StashKey[bool]()
@@ -119,16 +142,39 @@ async def rolled_back_transaction(
     await transaction.disconnect()
 
 
+@pytest.fixture
+async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
+    """What a test leaves is ended, and blamed on it; for tests without a database."""
+    if anyio_backend_name != "asyncio":
+        yield
+        return
+    async with clearing_up(guard.refusals):
+        yield
+
+
 # ---- Tests that cannot work ----
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Isolate also the marked tests that ask for no fixture."""
+    """Isolate also the marked tests that ask for no fixture, and clear up after all others."""
     for item in items:
-        marked = any(item.get_closest_marker(name) for name in WAYS)
-        if marked and is_async(item) and not is_isolated(item):
-            item.fixturenames.append("isolation")  # type: ignore[attr-defined]
+        if isinstance(item, pytest.Function) and is_async(item):
+            marked = any(item.get_closest_marker(name) for name in WAYS)
+            surround(item, "isolation" if marked or is_isolated(item) else "cleared_up")
+
+
+def surround(item: pytest.Function, fixture: str) -> None:
+    """Set `fixture` up before all others of the test alone, and tear it down after them."""
+    definitions, names = fixture_definitions(item), item.fixturenames
+    if fixture in names:
+        names.remove(fixture)
+    of_the_test = [
+        index
+        for index, name in enumerate(names)
+        if name in definitions and definitions[name][-1].scope == "function"
+    ]
+    names.insert(min(of_the_test, default=len(names)), fixture)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -182,16 +228,18 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
     item.stash[TIME_LIMIT] = settings.timeout * PATIENCE
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup(
-    fixturedef: pytest.FixtureDef[object],
-) -> Generator[None, object, object]:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
     """Guard the database from a fixture of one test that nothing undoes."""
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
-    if not is_of_a_test or guard.phase is not Phase.FIXTURES:
-        return (yield)
-    with guard.test_in(Phase.NO_DATABASE):
-        return (yield)
+    fixture, fixturedef.func = fixturedef.func, surviving(fixturedef.func)
+    try:
+        if not is_of_a_test or guard.phase is not Phase.FIXTURES:
+            return (yield)
+        with guard.test_in(Phase.NO_DATABASE):
+            return (yield)
+    finally:
+        fixturedef.func = fixture
 
 
 @pytest.hookimpl(wrapper=True)
@@ -217,6 +265,10 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     """Fail a test for what it was refused, also where the application has swallowed it."""
     try:
         result = yield
+    except Exception as error:
+        for reason in guard.refusals:
+            error.add_note(reason)
+        raise
     finally:
         reasons = list(dict.fromkeys(guard.refusals))
         guard.refusals.clear()
@@ -228,37 +280,81 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Let an async test fail in its own time: when it hangs, and for the tasks it leaves."""
-    backend = pyfuncitem.funcargs.get("anyio_backend")
-    name = backend[0] if isinstance(backend, tuple) else backend  # with options, a tuple
-    if iscoroutinefunction(pyfuncitem.obj) and name == "asyncio":
+    if iscoroutinefunction(pyfuncitem.obj) and is_on_asyncio(pyfuncitem.funcargs):
         limit = pyfuncitem.stash.get(TIME_LIMIT, None)
-        clears_up = not is_isolated(pyfuncitem)  # or else the fixture does
-        pyfuncitem.obj = watched(pyfuncitem.obj, limit, clears_up)
+        pyfuncitem.obj = watched(pyfuncitem.obj, limit)
     return (yield)
 
 
+def is_on_asyncio(arguments: Mapping[str, Any]) -> bool:
+    """Say whether a test or a fixture with these arguments runs on asyncio."""
+    backend = arguments.get("anyio_backend")
+    return (backend[0] if isinstance(backend, tuple) else backend) == "asyncio"
+
+
 def watched(
-    test: Callable[..., Coroutine[Any, Any, None]], limit: float | None, clears_up: bool
+    test: Callable[..., Coroutine[Any, Any, None]], limit: float | None
 ) -> Callable[..., Awaitable[None]]:
-    """Wrap a test: raise TimeoutError after `limit` seconds, and where it `clears_up`, blame it."""
+    """Wrap a test: raise TimeoutError after `limit` seconds, and let all tests survive it."""
 
     @functools.wraps(test)
     async def watched_test(**arguments: Any) -> None:
         before = asyncio.all_tasks()
         coroutine = test(**arguments)
         deadline = Deadline(coroutine, limit)
-        try:
+        with survived("test"):
             async with deadline:
                 await coroutine
-        except SystemExit as error:  # which would end the event loop of all tests
-            raise AssertionError(f"The test raised {error!r}") from error
-        except asyncio.CancelledError as error:  # which would, too
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
-                raise
-            raise AssertionError("The test awaits what was cancelled.") from error
-        finally:
-            if clears_up and (stray := await end_tasks(before)):
-                guard.refusals.append(STRAY_TASKS.format(", ".join(stray)))
+            await asyncio.sleep(0)  # here the event loop begins to close what was abandoned
+            await wait_for_closing(before)
 
     return watched_test
+
+
+def report_exit(error: SystemExit) -> None:
+    """Blame the test that is running for a task that would have ended all tests."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    guard.refusals.append(
+        f"A task raised {error!r}, which would end the run: {place.filename}, line {place.lineno}."
+    )
+    # Python 3.11 crashes when a task is collected while pytest parses, and its traceback is shown.
+    error.__traceback__ = None
+
+
+@contextmanager
+def survived(what: str) -> Iterator[None]:
+    """Let a test or a fixture fail where it would end the event loop of all tests."""
+    go_on_after_exits(asyncio.get_running_loop(), report_exit)
+    try:
+        yield
+    except SystemExit as error:
+        raise AssertionError(f"The {what} raised {error!r}.") from error
+    except asyncio.CancelledError as error:
+        if leave_cancelled_scopes():
+            raise AssertionError(CANCELLED.format(what)) from error
+        raise AssertionError(f"The {what} awaits what was cancelled.") from error
+
+
+def surviving(fixture: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap an async fixture so that all tests survive what it raises."""
+    if ismethod(fixture):
+        method: Callable[..., Any] = surviving(fixture.__func__).__get__(fixture.__self__)
+        return method
+    if isasyncgenfunction(fixture):
+
+        @functools.wraps(fixture)
+        async def surviving_generator(*values: Any, **arguments: Any) -> AsyncIterator[Any]:
+            with survived("fixture"):
+                async with asynccontextmanager(fixture)(*values, **arguments) as value:
+                    yield value
+
+        return surviving_generator
+    if iscoroutinefunction(fixture):
+
+        @functools.wraps(fixture)
+        async def surviving_coroutine(*values: Any, **arguments: Any) -> object:
+            with survived("fixture"):
+                return await fixture(*values, **arguments)
+
+        return surviving_coroutine
+    return fixture

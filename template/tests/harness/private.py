@@ -4,12 +4,14 @@
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import iscoroutine
 from typing import Any
 
+import anyio
 import pytest
 import sqlalchemy
+from anyio._backends import _asyncio as anyio_on_asyncio
 
 SQLALCHEMY = sqlalchemy.__path__[0]
 
@@ -33,3 +35,58 @@ def is_of_anyio(task: asyncio.Task[Any]) -> bool:
 def fixture_definitions(item: pytest.Function) -> Mapping[str, Sequence[pytest.FixtureDef[Any]]]:
     """Return the fixtures that a test may ask for: for each name, the closest one last."""
     return item._fixtureinfo.name2fixturedefs
+
+
+def current_scope() -> anyio.CancelScope | None:
+    """Return the cancel scope, of a timeout or a task group, that the running task is in."""
+    task: Any = asyncio.current_task()
+    state = anyio_on_asyncio._task_states.get(task)
+    return state.cancel_scope if state else None
+
+
+def leave_scopes(until: anyio.CancelScope | None) -> bool:
+    """Leave the cancel scopes that the running task has entered since it was in `until`.
+
+    Return whether there were any.
+    """
+    found = False
+    while (scope := current_scope()) not in {None, until}:
+        scope.__exit__(None, None, None)
+        found = True
+    return found
+
+
+def leave_cancelled_scopes() -> bool:
+    """Leave the cancel scopes by which the running task is cancelled, which can then go on.
+
+    Return whether there were any.
+    """
+    task: Any = asyncio.current_task()
+    scope: Any = current_scope()
+    while scope is not None and not scope.cancel_called:
+        scope = scope._parent_scope
+    found = scope is not None and leave_scopes(scope._parent_scope)
+    while task.cancelling():
+        task.uncancel()
+    return found
+
+
+def go_on_after_exits(
+    loop: asyncio.AbstractEventLoop, report: Callable[[SystemExit], None]
+) -> None:
+    """Let `loop` go on when a task raises SystemExit, which `report` is told."""
+    if "run_until_complete" in vars(loop):
+        return
+    run = loop.run_until_complete
+
+    def run_until_complete(awaitable: Awaitable[Any]) -> object:
+        future = asyncio.ensure_future(awaitable, loop=loop)
+        while True:
+            try:
+                return run(future)
+            except SystemExit as error:
+                if future.done():
+                    raise
+                report(error)
+
+    vars(loop)["run_until_complete"] = run_until_complete

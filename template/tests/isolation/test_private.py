@@ -2,11 +2,22 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import closing
 
+import anyio
+import anyio.lowlevel
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from tests.harness.private import fixture_definitions, is_closing, is_of_anyio
+from tests.harness.private import (
+    current_scope,
+    fixture_definitions,
+    go_on_after_exits,
+    is_closing,
+    is_of_anyio,
+    leave_cancelled_scopes,
+    leave_scopes,
+)
 
 
 async def test_tasks_of_anyio_are_recognized(anyio_backend: str) -> None:
@@ -36,3 +47,45 @@ async def test_tasks_that_close_are_recognized(db_engine: AsyncEngine) -> None:
 
 def test_fixtures_of_a_test_are_found(request: pytest.FixtureRequest, tmp_path: object) -> None:
     assert fixture_definitions(request.node)["tmp_path"][-1].argname == "tmp_path"
+
+
+async def test_scopes_that_were_entered_are_left(anyio_backend: str) -> None:
+    before = current_scope()
+    for _ in range(2):
+        anyio.CancelScope().__enter__()
+    assert current_scope() is not before
+    assert leave_scopes(before)
+    assert current_scope() is before
+    assert not leave_scopes(before)
+
+
+async def test_scopes_that_cancel_the_task_are_left(anyio_backend: str) -> None:
+    before = anyio.CancelScope()
+    with before:
+        cancelled = anyio.CancelScope()
+        cancelled.__enter__()
+        anyio.CancelScope().__enter__()
+        cancelled.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await anyio.sleep_forever()
+        assert leave_cancelled_scopes()
+        assert current_scope() is before
+        assert not leave_cancelled_scopes()
+        await anyio.lowlevel.checkpoint()
+
+
+def test_loop_goes_on_after_an_exit() -> None:
+    loop = asyncio.new_event_loop()
+    exits: list[str] = []
+    go_on_after_exits(loop, lambda error: exits.append(repr(error)))
+
+    async def leave() -> None:
+        raise SystemExit(3)
+
+    async def wait_for_exit() -> str:
+        await asyncio.wait({asyncio.create_task(leave())})
+        return "went on"
+
+    with closing(loop):
+        assert loop.run_until_complete(wait_for_exit()) == "went on"
+    assert exits == ["SystemExit(3)"]
