@@ -68,7 +68,7 @@ def test_the_same_command_completes_what_was_interrupted(
     process = subprocess.Popen(
         [*COPY, "--defaults", template, project],
         # A shell lets what it runs in the background ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     with process, (project / "app/main.py").open("wb"):
         process.send_signal(sign)
