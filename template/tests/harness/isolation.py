@@ -117,7 +117,8 @@ class Isolation(ABC):
         if guard.schema_in_doubt or not await self._databases.clean(connection):
             await self.disconnect()
             await self._databases.replace()
-        guard.written_by_fixtures = False
+            self._transaction.has_been_used = True  # before what it is replaced by was kept
+        guard.connection_in_doubt = guard.schema_in_doubt = guard.written_by_fixtures = False
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
@@ -238,8 +239,8 @@ class Committed(Isolation):
         if self.guard.written_by_fixtures:
             self.guard.refuse(IN_USE)
         if self._transaction.has_been_used:  # which sequences remember
-            await self.clean(self._transaction.own_engines)
             self._transaction.has_been_used = False
+            await self.clean(self._transaction.own_engines)
         async with self._test_in(Phase.COMMITTED):
             yield
         with CancelScope(shield=True):

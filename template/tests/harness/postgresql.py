@@ -45,14 +45,17 @@ STATE = f"""
     )::text
 """  # noqa: S608
 ROWS = "SELECT {} AS name, concat(count(*), ' ', max(xmin::text::bigint)) AS state FROM {}"
-# The sequences, each with the table that it numbers the rows of, if there is one.
+# The sequences: whether each has begun, and the table that it numbers the rows of, if there is one.
 SEQUENCES = f"""
-    SELECT coalesce(json_object_agg(seqrelid, (
-        SELECT {NAME} FROM pg_depend JOIN pg_class ON pg_class.oid = refobjid
-        WHERE classid = 'pg_class'::regclass AND objid = seqrelid
-        AND refclassid = 'pg_class'::regclass AND deptype IN ('a', 'i')
-    )), '{{}}')::text
-    FROM pg_sequence WHERE pg_sequence_last_value(seqrelid) IS NULL
+    SELECT coalesce(json_object_agg(
+        seqrelid,
+        json_build_object('begun', pg_sequence_last_value(seqrelid) IS NOT NULL, 'table', (
+            SELECT {NAME} FROM pg_depend JOIN pg_class ON pg_class.oid = refobjid
+            WHERE classid = 'pg_class'::regclass AND objid = seqrelid
+            AND refclassid = 'pg_class'::regclass AND deptype IN ('a', 'i')
+        ))
+    ), '{{}}')::text
+    FROM pg_sequence
 """  # noqa: S608
 NO_ROWS = "SELECT '' AS name, '' AS state WHERE false"
 # DELETE would run these triggers, and would pass over what such a policy hides.
@@ -70,7 +73,7 @@ class Contents:
     """Returns the state, as JSON."""
     state: dict[str, Any]
     sequences: dict[str, str | None]
-    """Those that have not begun: by oid, the table that each is for."""
+    """Those that begin anew after a test: by oid, the table that each is for."""
     needs_truncate: bool
 
 
@@ -140,11 +143,17 @@ class PostgresDatabases:
         async with connection.begin():
             state = await read(connection, state_query([]))
             state = await read(connection, state_query(state["sizes"]))
-            query = state_query(name for name, rows in state["rows"].items() if rows[0] != "0")
+            filled = {name for name, rows in state["rows"].items() if rows[0] != "0"}
+            query = state_query(filled)
+            sequences = await read(connection, SEQUENCES)
             self.contents = Contents(
                 query,
                 await read(connection, query),
-                await read(connection, SEQUENCES),
+                {  # A test that was rolled back may have used one of those that have begun.
+                    oid: sequence["table"]
+                    for oid, sequence in sequences.items()
+                    if not sequence["begun"] or sequence["table"] not in {None, *filled}
+                },
                 (await connection.exec_driver_sql(NEEDS_TRUNCATE)).scalar_one(),
             )
 

@@ -37,6 +37,7 @@ async def test_rows_that_refer_to_one_another_are_gone_after_the_test(
     parent = Note(name="a")
     db_session.add(parent)
     await db_session.flush()
+    assert parent.id == 1
     db_session.add(Note(name="b", parent_id=parent.id))
     await db_session.commit()
 
