@@ -28,22 +28,25 @@ LARGE = 1_000_000
 
 FIRST_OWN_OID = 16384  # those before are PostgreSQL's own
 NAME = "quote_ident(relnamespace::regnamespace::text) || '.' || quote_ident(relname)"
+TABLES = f"""
+    SELECT coalesce(json_object_agg(oid, {NAME}), '{{}}')::text
+    FROM pg_class WHERE relkind = 'r' AND oid >= {FIRST_OWN_OID}
+"""  # noqa: S608
 # An object that is new has a higher oid, a row that is inserted or updated a newer transaction in
-# its xmin. {{rows}} is for the tables that are not empty to begin with.
-STATE = f"""
+# its xmin. {rows} is for the tables that are not empty to begin with, {oids} for all.
+STATE = """
     SELECT json_build_object(
         'schema', (SELECT concat(count(*), ' ', max(oid)) FROM pg_class),
-        'rows', (SELECT coalesce(json_object_agg(name, state), '{{{{}}}}') FROM ({{rows}}) AS _),
+        'rows', (SELECT coalesce(json_object_agg(name, state), '{{}}') FROM ({rows}) AS _),
         'sizes', (
-            SELECT coalesce(json_object_agg({NAME}, size), '{{{{}}}}')
+            SELECT coalesce(json_object_agg(oid, size), '{{}}')
             FROM (
-                SELECT *, pg_relation_size(oid) AS size FROM pg_class
-                WHERE relkind = 'r' AND oid >= {FIRST_OWN_OID}
+                SELECT oid, pg_relation_size(oid) AS size FROM unnest('{{{oids}}}'::oid[]) AS oid
                 OFFSET 0
             ) AS _ WHERE size > 0
         )
     )::text
-"""  # noqa: S608
+"""
 ROWS = "SELECT {} AS name, concat(count(*), ' ', max(xmin::text::bigint)) AS state FROM {}"
 # The sequences: whether each has begun, and the table that it numbers the rows of, if there is one.
 SEQUENCES = f"""
@@ -69,6 +72,8 @@ NEEDS_TRUNCATE = """
 class Contents:
     """What a database holds before the tests write to it."""
 
+    tables: dict[str, str]
+    """All by their oids."""
     query: str
     """Returns the state, as JSON."""
     state: dict[str, Any]
@@ -141,12 +146,13 @@ class PostgresDatabases:
     async def remember(self, connection: AsyncConnection) -> None:
         """Remember what the worker's database holds."""
         async with connection.begin():
-            state = await read(connection, state_query([]))
-            state = await read(connection, state_query(state["sizes"]))
+            tables = await read(connection, TABLES)
+            state = await read(connection, state_query(tables, tables.values()))
             filled = {name for name, rows in state["rows"].items() if rows[0] != "0"}
-            query = state_query(filled)
+            query = state_query(tables, filled)
             sequences = await read(connection, SEQUENCES)
             self.contents = Contents(
+                tables,
                 query,
                 await read(connection, query),
                 {  # A test that was rolled back may have used one of those that have begun.
@@ -164,12 +170,12 @@ class PostgresDatabases:
         try:
             async with connection.begin():
                 now = await read(connection, contents.query)
-                tables = now["sizes"].keys() - before["rows"].keys()
+                tables = names_of_filled(contents, now) - before["rows"].keys()
                 if contents.needs_truncate or sum(now["sizes"].values()) > LARGE:
                     if tables:
                         await connection.exec_driver_sql(f"TRUNCATE {', '.join(tables)} CASCADE")
                     now = await read(connection, contents.query)
-                    if now["sizes"].keys() != before["rows"].keys():  # a trigger has written
+                    if names_of_filled(contents, now) != before["rows"].keys():  # by a trigger
                         return False
                 if (now["schema"], now["rows"]) != (before["schema"], before["rows"]):
                     return False
@@ -185,10 +191,15 @@ class PostgresDatabases:
         await self._create(self.url, self.source)
 
 
-def state_query(tables: Iterable[str]) -> str:
-    """Return the query for the state of a database, with the rows of `tables`."""
-    rows = [ROWS.format(literal(name), name) for name in tables]
-    return STATE.format(rows=" UNION ALL ".join([NO_ROWS, *rows]))
+def state_query(tables: Iterable[str], filled: Iterable[str]) -> str:
+    """Return the query for the state of a database: `tables` by oid, the rows of those `filled`."""
+    rows = [ROWS.format(literal(name), name) for name in filled]
+    return STATE.format(rows=" UNION ALL ".join([NO_ROWS, *rows]), oids=",".join(tables))
+
+
+def names_of_filled(contents: Contents, state: Mapping[str, Any]) -> set[str]:
+    """Name the tables that have, or had, rows in `state`."""
+    return {contents.tables[oid] for oid in state["sizes"]}
 
 
 async def read(connection: AsyncConnection, query: str) -> dict[str, Any]:
