@@ -1,4 +1,4 @@
-"""Whose the files are, and what holds for those of the template. tests/promises.py has the rest."""
+"""Who owns which file, and what holds for those of the template. tests/promises.py has the rest."""
 
 import re
 from collections.abc import Callable

@@ -301,7 +301,7 @@ def release(pair: Pair, name: str, pattern: str, replacement: str) -> None:
 
 
 def check_told(pair: Pair, *sentences: str) -> None:
-    """Rehearse: what takes a person is told, and nothing is changed."""
+    """Rehearse: what needs attention is listed, and nothing is changed."""
     with unchanged(pair.path):
         code, said = update(pair.project, "--dry-run")
     assert code == TAKES_A_PERSON, said

@@ -5,7 +5,7 @@
 """Bring a release of the template into this project; lose nothing that is yours.
 
 The update is rehearsed in a worktree of its own, so that whatever goes wrong leaves the project as
-it is. The exit code is 0 when all is done or there is nothing to do, 1 when it takes a person to go
+it is. The exit code is 0 when all is done or there is nothing to do, 1 when it needs you to go
 on (with --check: when there is a newer release), 2 when the update is refused.
 """
 
@@ -336,7 +336,7 @@ def render_as_made(answers: Mapping[str, Any], base: str, directory: Path) -> Pa
 def rehearse(
     rehearsal: Rehearsal, release: str, data: list[str], as_made: Callable[[], Path]
 ) -> None:
-    """Update the worktree, and note what takes a person.
+    """Update the worktree, and note what needs attention.
 
     `as_made` gives the project as nobody had edited it; it takes a while, and mostly is not needed.
     """
