@@ -9,7 +9,13 @@ from sqlalchemy import Connection
 
 import app.models  # noqa: F401  (fills Base.metadata)
 from app.core.config import load_settings
-from app.core.database import Base, UtcDateTime, create_engine
+from app.core.database import (
+    Base,
+    UtcDateTime,
+    check_foreign_keys,
+    create_engine,
+    foreign_keys_ignored,
+)
 from app.settings import Settings
 
 
@@ -28,15 +34,18 @@ def migrate(connection: Connection) -> None:
         render_item=render_item,
         # SQLite cannot alter most of a table: Alembic makes it anew and copies the rows.
         render_as_batch=connection.dialect.name == "sqlite",
+        transactional_ddl=True,  # also on SQLite, as app.core.database begins transactions there
     )
-    with context.begin_transaction():
+    with foreign_keys_ignored(connection), context.begin_transaction():
         context.run_migrations()
+        check_foreign_keys(connection)
 
 
 async def connect_and_migrate() -> None:
     """Run the migrations on the database that the settings name."""
     engine = create_engine(load_settings(Settings).database_url)
-    async with engine.begin() as connection:
+    # Alembic begins the transaction, so that a migration can leave it: autocommit_block().
+    async with engine.connect() as connection:
         await connection.run_sync(migrate)
     await engine.dispose()
 

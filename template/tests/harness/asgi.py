@@ -34,8 +34,6 @@ class IsolatedApp:
             if scope["type"] == "http" and not in_request.get():
                 await turn.enter_async_context(self.isolation.request())
 
-            before = asyncio.all_tasks()
-
             async def send_and_pass_on(message: Message) -> None:
                 await send(message)
                 if is_start_of_stream(message):  # which may have no end
@@ -43,9 +41,10 @@ class IsolatedApp:
 
             try:
                 await self._serve(scope, receive, send_and_pass_on)
-            finally:
+            except BaseException:  # it was cancelled, for one, which SQLAlchemy does not wait for
                 with CancelScope(shield=True):
-                    await wait_for_closing(before)
+                    await wait_for_closing()
+                raise
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve in a task of its own, as a server does, so that no context variable gets out."""

@@ -97,7 +97,7 @@ async def migrate(engine: AsyncEngine) -> None:
         config = Config(toml_file=ROOT / "pyproject.toml", attributes={"connection": connection})
         command.upgrade(config, "head")
 
-    async with engine.begin() as connection:
+    async with engine.connect() as connection:
         await connection.run_sync(upgrade)
 
 

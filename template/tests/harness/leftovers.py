@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
@@ -40,7 +41,7 @@ async def clearing_up(refusals: list[str]) -> AsyncIterator[None]:
                 refusals.append(STRAY_TASKS.format(", ".join(stray)))
 
 
-async def wait_for_closing(before: set[Task]) -> None:
+async def wait_for_closing(before: AbstractSet[Task] = frozenset()) -> None:
     """Wait for the tasks that close something and were not in `before`."""
     closing = {task for task in asyncio.all_tasks() - before if is_closing(task)}
     if closing:

@@ -31,10 +31,11 @@ async def test_items_of_the_first_release_survive_the_upgrade(isolation: OwnData
 
         return run
 
-    async with isolation.engine.begin() as connection:
+    async with isolation.engine.connect() as connection:
         await connection.run_sync(go_to("0001", command.downgrade))
         for statement in STORED_AT_0001:
             await connection.execute(text(statement))
+        await connection.commit()
         await connection.run_sync(go_to("head", command.upgrade))
     async with isolation.session() as session:
         item = await session.get_one(Item, 2)
