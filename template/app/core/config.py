@@ -12,6 +12,8 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 SettingsT = TypeVar("SettingsT", bound="CoreSettings")
 
+ROOT = Path(__file__).parents[2]
+"""Where `.env` and `.env.example` are, whatever the working directory."""
 PLACEHOLDER = "change-me"
 
 
@@ -58,10 +60,14 @@ def env_file() -> Path | None:
 
     `.env` where there is one. Else, on a developer's fresh checkout, `.env.example`:
     never where ENVIRONMENT is set, so that a deployed service is told what it lacks.
+    Tests always get `.env.example`, so that they do not depend on a developer's `.env`.
     """
-    if Path(".env").exists():
-        return Path(".env")
-    return None if os.environ.get("ENVIRONMENT") else Path(".env.example")
+    environment = os.environ.get("ENVIRONMENT")
+    if environment == "test":
+        return ROOT / ".env.example"
+    if (ROOT / ".env").exists():
+        return ROOT / ".env"
+    return None if environment else ROOT / ".env.example"
 
 
 def describe(error: ValidationError) -> str:

@@ -1,6 +1,7 @@
 """A service that is not told what it needs says so, and does not start."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from app.core.config import CoreSettings, load_settings
-from tests.harness.databases import ROOT
+from app.core import config
+from app.core.config import ROOT, CoreSettings, load_settings
 
 EXAMPLE = (ROOT / ".env.example").read_text()
 DATABASE_URL = EXAMPLE.split("DATABASE_URL=")[1].splitlines()[0]
@@ -22,8 +23,8 @@ COMPLETE = {
 
 @pytest.fixture(autouse=True)
 def fresh_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory and an environment in which nothing is set."""
-    monkeypatch.chdir(tmp_path)
+    """A project's directory and an environment in which nothing is set."""
+    monkeypatch.setattr(config, "ROOT", tmp_path)
     for field in CoreSettings.model_fields:
         monkeypatch.delenv(field.upper(), raising=False)
     return tmp_path
@@ -53,6 +54,15 @@ def test_settings_come_from_the_env_file(fresh_checkout: Path) -> None:
 def test_fresh_checkout_runs_with_the_example(fresh_checkout: Path) -> None:
     (fresh_checkout / ".env.example").write_text(EXAMPLE)
     assert load_settings(CoreSettings).environment == "development"
+
+
+def test_tests_do_not_read_the_env_file(
+    fresh_checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "test")
+    (fresh_checkout / ".env").write_text("LOG_LEVEL=DEBUG")
+    (fresh_checkout / ".env.example").write_text(EXAMPLE)
+    assert load_settings(CoreSettings).log_level == "INFO"
 
 
 def test_deployed_service_does_not_read_the_example(
@@ -98,10 +108,11 @@ def test_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_service_without_settings_stops_without_a_traceback(fresh_checkout: Path) -> None:
+    shutil.copytree(ROOT / "app", fresh_checkout / "app")
     started = subprocess.run(
         [sys.executable, "-c", "import app.main"],
         cwd=fresh_checkout,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "ENVIRONMENT": "production"},
+        env={"PATH": os.environ["PATH"], "ENVIRONMENT": "production"},
         capture_output=True,
         text=True,
         check=False,

@@ -27,6 +27,8 @@ import pytest
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.core.config import ROOT
+from app.settings import Settings
 from tests.harness import postgresql, sqlite
 from tests.harness.databases import Databases, configured_url
 from tests.harness.guard import Phase, guard
@@ -52,6 +54,15 @@ CANCELLED = (
     "Leave it, as `async with` does."
 )
 
+NEEDED_BY_ALL = {
+    "databases",
+    "db_engine",
+    "settings",
+    "rolled_back_transaction",
+    "running_app",
+}
+"""The fixtures whose failure would otherwise be told once for each test."""
+
 TIME_LIMIT = pytest.StashKey[float]()
 FAILED = pytest.StashKey[bool]()
 
@@ -68,10 +79,13 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         "how the tests are kept apart that have no marker for it: rolled_back or committed",
         default=ROLLED_BACK,
     )
-    # From now on, and before the application is imported: whoever asks the environment where the
-    # data is, is told the tests' database.
+    # From now on, and before the application is imported: whoever reads the settings is told the
+    # tests' database, and nothing of the developer's own.
     config: Any = pluginmanager.get_plugin("pytestconfig")
     url = worker_url(config.getini("test_database"))
+    for name in [name for name in os.environ if name.lower() in Settings.model_fields]:
+        del os.environ[name]
+    os.environ["ENVIRONMENT"] = "test"
     os.environ["DATABASE_URL"] = url.render_as_string(hide_password=False)
     guard.database = Path(str(url.database)).name
     configured = configured_url()
@@ -229,7 +243,9 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
+def pytest_fixture_setup(
+    fixturedef: Any, request: pytest.FixtureRequest
+) -> Generator[None, object, object]:
     """Guard the database from a fixture of one test that nothing undoes."""
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
     fixture, fixturedef.func = fixturedef.func, surviving(fixturedef.func)
@@ -238,8 +254,28 @@ def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
             return (yield)
         with guard.test_in(Phase.NO_DATABASE):
             return (yield)
+    except Exception as error:
+        if fixturedef.argname not in NEEDED_BY_ALL:
+            raise
+        request.session.shouldfail = f"No test can run without the fixture {fixturedef.argname!r}."
+        raise pytest.fail.Exception(describe(error), pytrace=False) from None
     finally:
         fixturedef.func = fixture
+
+
+def describe(error: Exception) -> str:
+    """Say in a few lines what has gone wrong, and where in the project."""
+    cause = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
+    places = [
+        f"{Path(frame.filename).relative_to(ROOT)}, line {frame.lineno}"
+        for frame in traceback.extract_tb(cause.__traceback__)
+        if Path(frame.filename).is_relative_to(ROOT)
+        and not Path(frame.filename).is_relative_to(Path(__file__).parent)
+        and ".venv" not in frame.filename
+    ]
+    return "\n".join(
+        [f"{type(cause).__name__}: {cause}", *(f"in {place}" for place in places[-1:])]
+    )
 
 
 @pytest.hookimpl(wrapper=True)

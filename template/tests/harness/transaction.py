@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -282,12 +282,14 @@ class RolledBackTransaction:
 
         async def run() -> None:
             task = asyncio.create_task(connection.run_sync(lambda _: execute()))
-            with CancelScope(shield=True):
-                while not task.done():
-                    try:
-                        await asyncio.wait({task})
-                    except asyncio.CancelledError as error:
-                        self._cancelled = error
+            try:
+                await asyncio.shield(task)
+            except asyncio.CancelledError as error:
+                self._cancelled = error
+                with CancelScope(shield=True):
+                    while not task.done():
+                        with suppress(asyncio.CancelledError):
+                            await asyncio.wait({task})
             if task.exception() is not None:
                 self._cancelled = None  # the statement's own error is told
             task.result()
