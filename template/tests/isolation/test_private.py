@@ -83,7 +83,9 @@ def test_loop_goes_on_after_an_exit() -> None:
         raise SystemExit(3)
 
     async def wait_for_exit() -> str:
-        await asyncio.wait({asyncio.create_task(leave())})
+        task = asyncio.create_task(leave())
+        await asyncio.wait({task})
+        assert isinstance(task.exception(), SystemExit)
         return "went on"
 
     with closing(loop):
