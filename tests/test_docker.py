@@ -90,7 +90,7 @@ def test_docker_is_given_what_it_copies_and_nothing_else(
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
-def test_compose_migrates_first_and_asks_for_the_secret(
+def test_compose_migrates_first_and_passes_all_settings(
     database: str, rendered: Callable[..., Path]
 ) -> None:
     project = rendered(database=database)
@@ -105,7 +105,8 @@ def test_compose_migrates_first_and_asks_for_the_secret(
     if database == "postgresql":
         assert services["migrations"]["depends_on"]["database"] == {"condition": "service_healthy"}
     for name in ("migrations", "service"):
-        assert services[name]["environment"]["SECRET_KEY"].startswith("${SECRET_KEY:?")
+        assert services[name]["env_file"] == [{"path": ".env", "required": False}]
+        assert set(services[name]["environment"]) == {"ENVIRONMENT", "DATABASE_URL"}
         assert services[name]["environment"]["DATABASE_URL"].startswith(database)
     for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))

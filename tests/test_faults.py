@@ -74,7 +74,7 @@ FAULTS = [
     ),
     Fault(
         "refusal without a good answer", "check_refusal", "macros.jinja",
-        "It is not like {{ example }}. It needs", "It needs",
+        "e-mail address. Try: {{ example }}", "e-mail address.",
     ),
     Fault(
         "file left by a merge", "check_nothing_is_left", "template/app/main.py.rej", "",

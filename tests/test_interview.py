@@ -71,8 +71,8 @@ def test_choices_are_picked_with_the_arrow_keys(interview: Callable[..., Intervi
         ("description", "", "It is empty. Try: A tool library", "Lends books"),
         ("description", "Lends books ", "It begins or ends with a blank", "Lends books"),
         ("author_name", "", "It is empty. Try: Ada Lovelace", "Grace Hopper"),
-        ("author_email", "nobody", "It is not like ada@example.com", "grace@example.com"),
-        ("project_slug", "Lending", "It is not like my-service", "lending"),
+        ("author_email", "nobody", "Not a valid e-mail address. Try", "grace@example.com"),
+        ("project_slug", "Lending", "Not a valid name. Try: my-service", "lending"),
         ("project_slug", "fastapi", "It is taken. Try: fastapi-service", "lending"),
     ],
 )

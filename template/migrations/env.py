@@ -1,11 +1,15 @@
 """Alembic's entry: where the models and the database are."""
 
 import asyncio
+import logging
+import sys
+from contextlib import AsyncExitStack
 from typing import Any, Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
 
 import app.models  # noqa: F401  (fills Base.metadata)
 from app.core.config import load_settings
@@ -43,11 +47,19 @@ def migrate(connection: Connection) -> None:
 
 async def connect_and_migrate() -> None:
     """Run the migrations on the database that the settings name."""
+    logging.basicConfig(format="%(message)s")
+    for name in ("runtime.migration", "autogenerate"):  # what runs, and what is found
+        logging.getLogger(f"alembic.{name}").setLevel(logging.INFO)
     engine = create_engine(load_settings(Settings).database_url)
-    # Alembic begins the transaction, so that a migration can leave it: autocommit_block().
-    async with engine.connect() as connection:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(engine.dispose)
+        try:
+            # Alembic begins the transaction, so that a migration can leave it: autocommit_block().
+            connection = await stack.enter_async_context(engine.connect())
+        except (OSError, SQLAlchemyError) as error:
+            url = engine.url.render_as_string(hide_password=True)
+            sys.exit(f"No connection to the database, {url}: {error}")
         await connection.run_sync(migrate)
-    await engine.dispose()
 
 
 def write_sql() -> None:

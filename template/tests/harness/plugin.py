@@ -353,7 +353,8 @@ def report_exit(error: SystemExit) -> None:
     guard.refusals.append(
         f"A task raised {error!r}, which would end the run: {place.filename}, line {place.lineno}."
     )
-    # Python 3.11 crashes when a task is collected while pytest parses, and its traceback is shown.
+    # A traceback that is shown when the task is collected, while pytest parses, can crash CPython:
+    # https://github.com/python/cpython/issues/106905
     error.__traceback__ = None
 
 
