@@ -80,7 +80,8 @@ async def isolated_client(app: RunningApp, isolation: Isolation) -> AsyncIterato
         with isolation.installed(app), app.restored():
             transport = ASGIWebSocketTransport(app=IsolatedApp(app, isolation))
             client = AsyncClient(transport=transport, base_url="http://test")
-            yield await clients.enter_async_context(in_own_task(client))
+            await clients.enter_async_context(in_own_task(client))
+            yield client
 
 
 @dataclass(frozen=True)

@@ -113,12 +113,6 @@ MUTANTS = [
         "        self._statement = asyncio.Semaphore(100)",
     ),
     Mutant(
-        "a cancellation tears a statement apart",
-        TRANSACTION,
-        "self._run_unbroken(lambda: execute(cursor, statement, *others))",
-        "execute(cursor, statement, *others)",
-    ),
-    Mutant(
         "requests do not take turns",
         ISOLATION,
         "                    await self._turn.acquire()\n",
@@ -215,8 +209,27 @@ MUTANTS = [
     Mutant(
         "the schema is not put back",
         "tests/harness/*.py",
-        "        await self._databases.replace()\n",
-        "            pass\n",
+        "            await self._databases.replace()\n",
+        "",
+    ),
+    Mutant(
+        "numbers go on after a committed test",
+        POSTGRESQL,
+        "    begun = [oid for oid, table in sequences.items() if table is None or table in tables]",
+        "    begun = []",
+    ),
+    Mutant("a task may exit", "tests/harness/private.py", "report(error)", "raise"),
+    Mutant(
+        "a fixture may exit",
+        PLUGIN,
+        "fixturedef.func = fixturedef.func, surviving(fixturedef.func)",
+        "fixturedef.func = fixturedef.func, fixturedef.func",
+    ),
+    Mutant(
+        "forgotten scopes are not left",
+        "tests/harness/leftovers.py",
+        "        if leave_scopes(scope):",
+        "        if False:",
     ),
     Mutant(
         "what fixtures have stored is not kept",
@@ -293,8 +306,8 @@ MUTANTS = [
     Mutant(
         "a test may exit",
         PLUGIN,
-        "        except SystemExit as error:",
-        "        except ZeroDivisionError as error:",
+        "    except SystemExit as error:",
+        "    except ZeroDivisionError as error:",
     ),
     Mutant(
         "sync tests not refused", PLUGIN, "    if fixtures := async_fixtures(item):", "    if 0:"

@@ -86,7 +86,8 @@ async def make_client(
                 app=asgi_app, raise_app_exceptions=raise_app_exceptions
             )
             client = AsyncClient(transport=transport, base_url="http://test", **options)
-            return await clients.enter_async_context(in_own_task(client))
+            await clients.enter_async_context(in_own_task(client))
+            return client
 
         yield make
 

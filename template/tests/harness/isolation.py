@@ -152,6 +152,7 @@ class Isolation(ABC):
             self.guard.refusals.append(OPEN_TRANSACTIONS.format(len(left)))
         for connection in left:
             await close(connection)
+        self.guard.open.clear()
 
     @abstractmethod
     def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
@@ -261,7 +262,11 @@ class Committed(Isolation):
 
     def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
         """Return the transactions that are still open on any engine."""
-        return [connection for connection, task in self.guard.open.items() if task not in others]
+        return [
+            connection
+            for connection, task in self.guard.open.items()
+            if task not in others and not connection.closed and not connection.invalidated
+        ]
 
 
 OwnDatabase = Committed

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from collections.abc import Set as AbstractSet
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from anyio import CancelScope
 
@@ -24,7 +24,6 @@ SCOPES = (
 )
 
 Task = asyncio.Task[Any]
-T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -85,17 +84,17 @@ def stop(task: Task) -> None:
 
 
 @asynccontextmanager
-async def in_own_task(context: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+async def in_own_task(context: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
     """Enter and leave `context` in a task of its own.
 
     Its cancel scopes are then none of the test's, which runs in one task with its fixtures.
     """
-    entered: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+    entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     leave = asyncio.Event()
 
     async def hold() -> None:
-        async with context as value:
-            entered.set_result(value)
+        async with context:
+            entered.set_result(None)
             await leave.wait()
 
     task = asyncio.create_task(hold())
@@ -103,7 +102,7 @@ async def in_own_task(context: AbstractAsyncContextManager[T]) -> AsyncIterator[
     try:
         await asyncio.wait({entered})
         if not entered.cancelled():
-            yield entered.result()
+            yield
     finally:
         leave.set()
         await task

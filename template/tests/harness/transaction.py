@@ -215,9 +215,7 @@ class RolledBackTransaction:
             self._holder_has_written |= effect.has_to_be_undone
             self._holder_has_set |= effect.changes_settings
             self._raise_cancelled()
-            execute = getattr(context.dialect, operation)
-            self._run_unbroken(lambda: execute(cursor, statement, *others))
-            self._raise_cancelled()
+            getattr(context.dialect, operation)(cursor, statement, *others)
         finally:
             self._statement.release()
         return True

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.application import build_app
@@ -13,7 +14,7 @@ from app.settings import Settings
 from tests.harness.asgi import RunningApp, running
 from tests.harness.guard import IsolationError, guard
 from tests.harness.transaction import RolledBackTransaction
-from tests.isolation.probe import ProbeBase, router
+from tests.isolation.probe import ProbeBase, Seed, router
 
 ExpectRefusal = Callable[[str], AbstractContextManager[None]]
 
@@ -34,9 +35,10 @@ def expect_refusal() -> ExpectRefusal:
 
 @pytest.fixture(scope="session")
 async def probe_table(db_engine: AsyncEngine) -> AsyncIterator[None]:
-    """The table that the probes write to."""
+    """The tables of the probes, and a row that the tests find there."""
     async with db_engine.begin() as connection:
         await connection.run_sync(ProbeBase.metadata.create_all)
+        await connection.execute(insert(Seed).values(id=1, name="sown"))
     yield
     async with db_engine.begin() as connection:
         await connection.run_sync(ProbeBase.metadata.drop_all)

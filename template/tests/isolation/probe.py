@@ -26,7 +26,7 @@ router = APIRouter(prefix="/probe")
 
 
 class ProbeBase(DeclarativeBase):
-    """Apart from the service's own models, so that no migration knows the table."""
+    """Apart from the service's own models, so that no migration knows the tables."""
 
 
 class Note(ProbeBase):
@@ -40,6 +40,15 @@ class Note(ProbeBase):
     later_parent_id: Mapped[int | None] = mapped_column(
         ForeignKey("isolation_probe_notes.id", deferrable=True, initially="DEFERRED")
     )
+
+
+class Seed(ProbeBase):
+    """A row that is there before the tests."""
+
+    __tablename__ = "isolation_probe_seeds"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    name: Mapped[str] = mapped_column(String(50))
 
 
 def greeter() -> str:

@@ -1,6 +1,7 @@
 """Real commits: what they show that a rollback cannot, and what is put back after them."""
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import pytest
 from alembic.config import Config
@@ -13,7 +14,7 @@ from app.settings import Settings
 from tests.harness.databases import ROOT
 from tests.harness.isolation import Committed
 from tests.http_client import AsyncClient
-from tests.isolation.probe import Note
+from tests.isolation.probe import Note, Seed
 
 pytestmark = [pytest.mark.committed, pytest.mark.usefixtures("probe_table")]
 twice = pytest.mark.parametrize("run", [1, 2])
@@ -55,6 +56,20 @@ async def test_rows_that_migrations_have_stored_are_put_back(
 
 
 @twice
+@pytest.mark.parametrize("change", ["update", "delete"])
+async def test_rows_that_were_there_before_are_put_back(
+    db_session: AsyncSession, change: str, run: int
+) -> None:
+    seed = (await db_session.scalars(select(Seed))).one()
+    assert (seed.id, seed.name) == (1, "sown")
+    if change == "update":
+        seed.name = "spoilt"
+    else:
+        await db_session.delete(seed)
+    await db_session.commit()
+
+
+@twice
 async def test_schema_is_put_back(isolation: Committed, db_session: AsyncSession, run: int) -> None:
     async with isolation.engine.begin() as connection:
         await connection.execute(text("CREATE TABLE of_one_test (id INTEGER PRIMARY KEY)"))
@@ -67,11 +82,14 @@ async def test_session_state_is_gone_after_the_test(isolation: Committed, run: i
     is_sqlite = isolation.engine.dialect.name == "sqlite"
     read = "PRAGMA query_only" if is_sqlite else "SELECT current_setting('app.tenant', true)"
     change = "PRAGMA query_only = ON" if is_sqlite else "SET app.tenant = 'a'"
-    async with isolation.engine.execution_options(**READ_ONLY).connect() as connection:
-        assert await connection.scalar(text(read)) in {0, None, ""}
-        await connection.execute(text(change))
-        await connection.commit()
-        assert await connection.scalar(text(read)) in {1, "a"}
+    engine = isolation.engine.execution_options(**READ_ONLY)
+    async with AsyncExitStack() as stack:
+        for _ in range(3):  # or the next test would get another one of the pool
+            connection = await stack.enter_async_context(engine.connect())
+            assert await connection.scalar(text(read)) in {0, None, ""}
+            await connection.execute(text(change))
+            await connection.commit()
+            assert await connection.scalar(text(read)) in {1, "a"}
 
 
 @twice

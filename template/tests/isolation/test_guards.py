@@ -18,6 +18,7 @@ twice = pytest.mark.parametrize("run", [1, 2])
 FAULTY_TESTS = """
 import asyncio
 
+import anyio
 import pytest
 
 async def fail_later():
@@ -50,6 +51,31 @@ async def test_hang_that_swallows_its_cancellation():
 
 async def test_exit(db_session):
     raise SystemExit(3)
+
+
+@pytest.fixture
+async def leaves():
+    raise SystemExit(3)
+
+
+async def test_exit_in_a_fixture(leaves):
+    pass
+
+
+async def leave():
+    raise SystemExit(3)
+
+
+async def test_exit_in_a_task(db_session):
+    await asyncio.wait({asyncio.create_task(leave())})
+
+
+async def test_timeout_never_left(db_session):
+    anyio.move_on_after(60).__enter__()
+
+
+async def test_timeout_never_left_without_a_database():
+    anyio.move_on_after(60).__enter__()
 
 
 async def test_cancelled(db_session):
@@ -114,11 +140,14 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     output = (result.stdout + result.stderr).decode()
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, output
     # What a test leaves behind is an error of its teardown: the test itself has passed.
-    assert "4 failed, 4 passed, 1 skipped, 1 xfailed, 4 errors" in output
+    assert "4 failed, 7 passed, 1 skipped, 1 xfailed, 8 errors" in output
     assert output.count("not what it started: fail_later") == 2
     assert "not each transaction that it began: 1 is open" in output
     assert "Write `async def test_sync`" in output
     timed_out = re.findall(r"^E +TimeoutError: The test did not end within 3.0 s", output, re.M)
     assert len(timed_out) == 2
     assert "The test raised SystemExit(3)" in output
+    assert "The fixture raised SystemExit(3)" in output
+    assert "A task raised SystemExit(3)" in output
+    assert output.count("timeout or WebSocket that it has entered") == 2
     assert "awaits what was cancelled" in output
