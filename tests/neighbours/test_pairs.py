@@ -42,6 +42,7 @@ SCOPE_LEFT = fails("not the task group, timeout or WebSocket that")
 CANCELLED = fails("was cancelled by a task group, timeout or WebSocket")
 TASK_EXITS = fails("A task raised SystemExit(3)")
 FIXTURE_EXITS = fails("The fixture raised SystemExit(3)")
+FIXTURE_HANGS = fails("Timeout (>3.0s)")
 # On SQLite, a statement that is given up goes on, and with real commits keeps its lock meanwhile.
 PASSES_ON_POSTGRESQL = PASSES if DATABASE == "postgresql" else None
 
@@ -733,6 +734,32 @@ async def leaves_at_once() -> None:
 async def leaves_at_the_end() -> AsyncIterator[None]:
     yield
     raise SystemExit(3)
+
+
+@pytest.fixture
+async def hangs_at_once() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+async def hangs_at_the_end() -> AsyncIterator[None]:
+    yield
+    await asyncio.Event().wait()
+
+
+@pytest.mark.timeout(3)
+@culprit(rolled_back=FIXTURE_HANGS)
+async def test_fixture_that_hangs(hangs_at_once: None, db_session: AsyncSession) -> None:
+    pytest.fail("The fixture has not been set up.")
+
+
+@pytest.mark.timeout(3)
+@culprit(rolled_back=FIXTURE_HANGS, committed=FIXTURE_HANGS)
+async def test_fixture_that_hangs_at_the_end(
+    hangs_at_the_end: None, db_session: AsyncSession
+) -> None:
+    db_session.add(Author(name="ada"))
+    await db_session.commit()
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import pytest
 import sqlalchemy
 from anyio._backends import _asyncio as anyio_on_asyncio
 
+from tests.harness.patience import GRACE
+
 SQLALCHEMY = sqlalchemy.__path__[0]
 
 
@@ -74,7 +76,11 @@ def leave_cancelled_scopes() -> bool:
 def go_on_after_exits(
     loop: asyncio.AbstractEventLoop, report: Callable[[SystemExit], None]
 ) -> None:
-    """Let `loop` go on when a task raises SystemExit, which `report` is told."""
+    """Let `loop` go on when a task raises SystemExit, which `report` is told.
+
+    And end what the tests' task does when pytest-timeout or Ctrl-C interrupts the loop: otherwise
+    all that comes after it, the teardown first of all, would wait for it for ever.
+    """
     if "run_until_complete" in vars(loop):
         return
     run = loop.run_until_complete
@@ -88,5 +94,13 @@ def go_on_after_exits(
                 if future.done():
                     raise
                 report(error)
+            except (pytest.fail.Exception, KeyboardInterrupt):
+                for task in asyncio.all_tasks(loop) - {future}:
+                    if is_of_anyio(task):
+                        task.cancel()
+                run(asyncio.wait({future}, timeout=GRACE))
+                if future.done() and not future.cancelled():
+                    future.exception()
+                raise
 
     vars(loop)["run_until_complete"] = run_until_complete

@@ -82,10 +82,10 @@ async def test_session_state_is_gone_after_the_test(isolation: Committed, run: i
     is_sqlite = isolation.engine.dialect.name == "sqlite"
     read = "PRAGMA query_only" if is_sqlite else "SELECT current_setting('app.tenant', true)"
     change = "PRAGMA query_only = ON" if is_sqlite else "SET app.tenant = 'a'"
-    engine = isolation.engine.execution_options(**READ_ONLY)
     async with AsyncExitStack() as stack:
         for _ in range(3):  # or the next test would get another one of the pool
-            connection = await stack.enter_async_context(engine.connect())
+            connection = await stack.enter_async_context(isolation.engine.connect())
+            await connection.execution_options(**READ_ONLY)
             assert await connection.scalar(text(read)) in {0, None, ""}
             await connection.execute(text(change))
             await connection.commit()
