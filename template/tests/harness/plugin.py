@@ -18,6 +18,7 @@ from contextlib import (
     ExitStack,
     asynccontextmanager,
     contextmanager,
+    suppress,
 )
 from inspect import isasyncgenfunction, iscoroutinefunction, ismethod, signature
 from pathlib import Path
@@ -45,8 +46,8 @@ from tests.harness.transaction import RolledBackTransaction
 PATIENCE = 0.5
 """The part of its timeout after which a test is cancelled.
 
-Cancelled, it ends like any failed test. What does not heed that, or hangs in a fixture, is
-interrupted by pytest-timeout, and with it the event loop of all tests.
+Cancelled, it ends like any failed test. A fixture has the whole time, until pytest-timeout
+interrupts it.
 """
 
 CANCELLED = (
@@ -361,7 +362,8 @@ def report_exit(error: SystemExit) -> None:
 @contextmanager
 def survived(what: str) -> Iterator[None]:
     """Let a test or a fixture fail where it would end the event loop of all tests."""
-    go_on_after_exits(asyncio.get_running_loop(), report_exit)
+    with suppress(RuntimeError):  # on trio
+        go_on_after_exits(asyncio.get_running_loop(), report_exit)
     try:
         yield
     except SystemExit as error:

@@ -95,6 +95,8 @@ def go_on_after_exits(
                     raise
                 report(error)
             except (pytest.fail.Exception, KeyboardInterrupt):
+                if future.done():  # the test's own failure
+                    raise
                 for task in asyncio.all_tasks(loop) - {future}:
                     if is_of_anyio(task):
                         task.cancel()

@@ -78,6 +78,10 @@ async def test_timeout_never_left_without_a_database():
     anyio.move_on_after(60).__enter__()
 
 
+async def test_failed_by_itself(db_session):
+    pytest.fail("by itself")
+
+
 async def test_cancelled(db_session):
     task = asyncio.create_task(fail_later())
     task.cancel()
@@ -140,7 +144,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     output = (result.stdout + result.stderr).decode()
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, output
     # What a test leaves behind is an error of its teardown: the test itself has passed.
-    assert "4 failed, 7 passed, 1 skipped, 1 xfailed, 8 errors" in output
+    assert "5 failed, 7 passed, 1 skipped, 1 xfailed, 8 errors" in output
     assert output.count("not what it started: fail_later") == 2
     assert "not each transaction that it began: 1 is open" in output
     assert "Write `async def test_sync`" in output
