@@ -42,11 +42,10 @@ def test_it_goes_on_to_the_last_check_and_fails_when_one_has(project: Project) -
     assert "42" in done.stdout.splitlines()
 
 
-def test_code_that_no_test_runs_is_a_failure(project: Project) -> None:
+def test_code_that_no_test_runs_is_reported(project: Project) -> None:
     (project.path / "app/untested.py").write_text("WORDS = 1\n", encoding="utf-8")
-    done = project.run("uv", "run", "poe", "check-tests")
-    assert done.returncode != 0
-    assert "app/untested.py" in done.stdout.replace("\\", "/")
+    said = project.check("uv", "run", "poe", "check-tests")
+    assert "app/untested.py" in said.replace("\\", "/")
 
 
 def test_the_test_client_of_starlette_is_refused_with_the_reason(project: Project) -> None:
