@@ -222,8 +222,8 @@ MUTANTS = [
     Mutant(
         "a fixture may exit",
         PLUGIN,
-        "fixturedef.func = fixturedef.func, surviving(fixturedef.func)",
-        "fixturedef.func = fixturedef.func, fixturedef.func",
+        "        fixturedef.func = surviving(fixture)\n",
+        "        pass\n",
     ),
     Mutant(
         "forgotten scopes are not left",

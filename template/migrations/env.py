@@ -3,23 +3,18 @@
 import asyncio
 import logging
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 import app.models  # noqa: F401  (fills Base.metadata)
 from app.core.config import load_settings
-from app.core.database import (
-    Base,
-    UtcDateTime,
-    check_foreign_keys,
-    create_engine,
-    foreign_keys_ignored,
-)
+from app.core.database import Base, UtcDateTime, create_engine
 from app.settings import Settings
 
 
@@ -28,6 +23,38 @@ def render_item(type_: str, item: Any, _: AutogenContext) -> str | Literal[False
     if type_ == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     return False
+
+
+@contextmanager
+def foreign_keys_ignored(connection: Connection) -> Iterator[None]:
+    """Let SQLite replace tables, as a migration does, and keep the rows that refer to them.
+
+    Otherwise `DROP TABLE` deletes these rows, where they say ON DELETE CASCADE. No transaction may
+    have begun: https://sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
+    """
+    if connection.dialect.name != "sqlite":
+        yield
+        return
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA foreign_keys = OFF")
+    try:
+        yield
+    finally:
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+
+def check_foreign_keys(connection: Connection) -> None:
+    """Raise IntegrityError when a row on SQLite refers to one that does not exist."""
+    if connection.dialect.name != "sqlite":
+        return
+    statement = "PRAGMA foreign_key_check"
+    broken = {
+        f"{child} refers to rows of {parent} that do not exist"
+        for child, _, parent, _ in connection.exec_driver_sql(statement)
+    }
+    if broken:
+        raise IntegrityError(statement, None, ValueError("; ".join(sorted(broken))))
 
 
 def migrate(connection: Connection) -> None:

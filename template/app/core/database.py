@@ -1,14 +1,12 @@
 """The database: base class of the models, engine, and the session of a request."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, TypeDecorator, event
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -87,38 +85,6 @@ def begin_sqlite_transaction(connection: Connection) -> None:
     """
     mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
     connection.exec_driver_sql(f"BEGIN {mode}")
-
-
-@contextmanager
-def foreign_keys_ignored(connection: Connection) -> Iterator[None]:
-    """Let SQLite replace tables, as a migration does, and keep the rows that refer to them.
-
-    Otherwise `DROP TABLE` deletes these rows, where they say ON DELETE CASCADE. No transaction may
-    have begun: https://sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
-    """
-    if connection.dialect.name != "sqlite":
-        yield
-        return
-    cursor = connection.connection.cursor()
-    cursor.execute("PRAGMA foreign_keys = OFF")
-    try:
-        yield
-    finally:
-        cursor.execute("PRAGMA foreign_keys = ON")
-        cursor.close()
-
-
-def check_foreign_keys(connection: Connection) -> None:
-    """Raise IntegrityError when a row on SQLite refers to one that does not exist."""
-    if connection.dialect.name != "sqlite":
-        return
-    statement = "PRAGMA foreign_key_check"
-    broken = {
-        f"{child} refers to rows of {parent} that do not exist"
-        for child, _, parent, _ in connection.exec_driver_sql(statement)
-    }
-    if broken:
-        raise IntegrityError(statement, None, ValueError("; ".join(sorted(broken))))
 
 
 LISTENERS: dict[str, dict[str, Callable[..., None]]] = {

@@ -174,7 +174,7 @@ async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Isolate also the marked tests that ask for no fixture, and clear up after all others."""
     for item in items:
-        if isinstance(item, pytest.Function) and is_async(item):
+        if isinstance(item, pytest.Function) and "anyio_backend" in item.fixturenames:
             marked = any(item.get_closest_marker(name) for name in WAYS)
             surround(item, "isolation" if marked or is_isolated(item) else "cleared_up")
 
@@ -249,7 +249,9 @@ def pytest_fixture_setup(
 ) -> Generator[None, object, object]:
     """Guard the database from a fixture of one test that nothing undoes."""
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
-    fixture, fixturedef.func = fixturedef.func, surviving(fixturedef.func)
+    fixture = fixturedef.func
+    if "anyio_backend" in request.fixturenames:
+        fixturedef.func = surviving(fixture)
     try:
         if not is_of_a_test or guard.phase is not Phase.FIXTURES:
             return (yield)
