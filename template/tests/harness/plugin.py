@@ -37,6 +37,7 @@ from tests.harness.isolation import ROLLED_BACK, WAYS
 from tests.harness.leftovers import clearing_up, wait_for_closing
 from tests.harness.patience import Deadline
 from tests.harness.private import (
+    fail_again,
     fixture_definitions,
     go_on_after_exits,
     leave_cancelled_scopes,
@@ -261,7 +262,9 @@ def pytest_fixture_setup(
         if fixturedef.argname not in NEEDED_BY_ALL:
             raise
         request.session.shouldfail = f"No test can run without the fixture {fixturedef.argname!r}."
-        raise pytest.fail.Exception(describe(error), pytrace=False) from None
+        failure = pytest.fail.Exception(describe(error), pytrace=False)
+        fail_again(fixturedef, failure)
+        raise failure from None
     finally:
         fixturedef.func = fixture
 

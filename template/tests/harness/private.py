@@ -39,6 +39,12 @@ def fixture_definitions(item: pytest.Function) -> Mapping[str, Sequence[pytest.F
     return item._fixtureinfo.name2fixturedefs
 
 
+def fail_again(fixture: Any, failure: BaseException) -> None:
+    """Let a fixture that has failed do so with `failure` for the tests that still ask for it."""
+    _, key, _ = fixture.cached_result
+    fixture.cached_result = (None, key, (failure, None))
+
+
 def current_scope() -> anyio.CancelScope | None:
     """Return the cancel scope, of a timeout or a task group, that the running task is in."""
     task: Any = asyncio.current_task()
