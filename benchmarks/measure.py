@@ -20,7 +20,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from httpx import ASGITransport, AsyncClient
-from sqlalchemy import Column, Engine, ForeignKey, Integer, String, Table, event, select, text
+from sqlalchemy import Column, Engine, ForeignKey, Integer, String, Table, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -28,7 +28,7 @@ from app.core.application import build_app
 from app.settings import Settings
 from tests.harness.asgi import IsolatedApp, RunningApp, running
 from tests.harness.databases import Databases, open_engine
-from tests.harness.guard import guard
+from tests.harness.guard import guard, listening
 from tests.harness.isolation import Committed, Isolation, RolledBack
 from tests.harness.leftovers import in_own_task
 from tests.harness.plugin import open_databases, watched
@@ -112,13 +112,8 @@ def counted_statements() -> Iterator[Callable[[], int]]:
         "commit": lambda _: statements.append("COMMIT"),
         "rollback": lambda _: statements.append("ROLLBACK"),
     }
-    for name, listener in listeners.items():
-        event.listen(Engine, name, listener)
-    try:
+    with listening(Engine, listeners):
         yield lambda: len(statements)
-    finally:
-        for name, listener in listeners.items():
-            event.remove(Engine, name, listener)
 
 
 @dataclass(eq=False)
@@ -132,6 +127,7 @@ class Scheme:
     tidy: Callable[[], Awaitable[None]] | None = None
     """What is no part of the scheme, nor of its time."""
     is_slow: bool = False
+    """Whether it is measured less often than the others."""
     is_guarded: bool = False
     """Whether the harness watches, as it does in its own tests."""
     times: list[float] = field(default_factory=list)
