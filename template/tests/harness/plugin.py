@@ -248,7 +248,10 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
 def pytest_fixture_setup(
     fixturedef: Any, request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Guard the database from a fixture of one test that nothing undoes."""
+    """Guard the database from a fixture of one test that nothing undoes; let tests survive it.
+
+    A fixture that all tests need fails in short, and ends the run.
+    """
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
     fixture = fixturedef.func
     if "anyio_backend" in request.fixturenames:
@@ -321,7 +324,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Let an async test fail in its own time: when it hangs, and for the tasks it leaves."""
+    """Let an async test that hangs fail in its own time, and let all tests survive it."""
     if iscoroutinefunction(pyfuncitem.obj) and is_on_asyncio(pyfuncitem.funcargs):
         limit = pyfuncitem.stash.get(TIME_LIMIT, None)
         pyfuncitem.obj = watched(pyfuncitem.obj, limit)

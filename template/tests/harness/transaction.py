@@ -274,7 +274,7 @@ class RolledBackTransaction:
             self._guard.refuse(LOST)
 
     def _run_unbroken(self, execute: Callable[[], None]) -> None:
-        """Execute a statement to its end. Who is cancelled meanwhile learns of it afterwards."""
+        """Execute a statement of ours to its end. Who is cancelled meanwhile learns of it then."""
         connection = self._connection
         assert connection is not None
 
@@ -303,7 +303,7 @@ class RolledBackTransaction:
     def _handle_error(self, context: ExceptionContext) -> None:
         """Note that a transaction has to be rolled back, or that the connection is gone."""
         if not isinstance(context.original_exception, Exception):
-            context.is_disconnect = False  # cancelled, after the statement
+            context.is_disconnect = False  # cancelled, which leaves the connection usable
         self._lost = self._lost or context.is_disconnect
         if context.connection is self._holder and context.connection in self._open:
             self._holder_has_written = True
