@@ -28,8 +28,11 @@ CONNECTION_STATE = {
         "temporary tables": "SELECT count(*) FROM pg_class WHERE relpersistence = 't'",
         "advisory locks": "SELECT count(*) FROM pg_locks JOIN pg_database AS d ON d.oid = database"
         " WHERE locktype = 'advisory' AND datname = current_database()",
+        # Without those of autovacuum.
         "locks of others": "SELECT count(*) FROM pg_locks JOIN pg_class AS c ON c.oid = relation"
-        " WHERE relname LIKE 'neighbours_%' AND pid <> pg_backend_pid()",
+        " JOIN pg_stat_activity USING (pid) WHERE relname LIKE 'neighbours_%'"
+        " AND datname = current_database() AND backend_type = 'client backend'"
+        " AND pid <> pg_backend_pid()",
     },
     "sqlite": {
         "query only": "PRAGMA query_only",

@@ -1,6 +1,7 @@
 """Test databases on PostgreSQL: on the server that TEST_DATABASE_URL names, or an embedded one."""
 
 import json
+import os
 import subprocess
 import sys
 import uuid
@@ -251,7 +252,12 @@ async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
 
 def template_url(url: URL) -> URL:
     """Return the URL of the run's migrated database on the server of `url`."""
-    return url.set(database=f"{str(url.database)[:40]}_{RUN_ID}")
+    query = dict(url.query)
+    if url.drivername == "postgresql+asyncpg":
+        # It prefers TLS, and leaves an error that nobody awaits where it is cancelled while it asks
+        # for that: a test would be blamed.
+        query.setdefault("ssl", os.environ.get("PGSSLMODE", "allow"))
+    return url.set(database=f"{str(url.database)[:40]}_{RUN_ID}", query=query)
 
 
 def worker_url(url: URL | None) -> URL:
