@@ -4,7 +4,7 @@ import shutil
 import sqlite3
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,8 +132,9 @@ async def sqlite_databases(url: URL | None) -> AsyncIterator[SqliteDatabases]:
         async with open_engine(file_url(template)) as engine:
             await migrate(engine)
         yield SqliteDatabases(template, file, source=template)
-    if file.parent == DIRECTORY and not any(DIRECTORY.iterdir()):
-        DIRECTORY.rmdir()
+    if file.parent == DIRECTORY:
+        with suppress(OSError):  # another worker still uses it, or has deleted it
+            DIRECTORY.rmdir()
 
 
 def worker_url(url: URL | None) -> URL:

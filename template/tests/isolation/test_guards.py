@@ -143,7 +143,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     )
     output = (result.stdout + result.stderr).decode()
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, output
-    # Where CI is set, pytest repeats the errors whole in its summary.
+    # On a build server, pytest repeats the errors whole in its summary.
     failures = output.partition("short test summary info")[0]
     # What a test leaves behind is an error of its teardown: the test itself has passed.
     assert "5 failed, 7 passed, 1 skipped, 1 xfailed, 8 errors" in output
