@@ -738,7 +738,10 @@ async def leaves_at_the_end() -> AsyncIterator[None]:
 
 @pytest.fixture
 async def hangs_at_once() -> None:
-    await asyncio.Event().wait()
+    try:
+        await asyncio.Event().wait()
+    finally:  # where processes are waited for, for example
+        await asyncio.Event().wait()
 
 
 @pytest.fixture

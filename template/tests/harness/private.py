@@ -17,6 +17,9 @@ from tests.harness.patience import GRACE
 
 SQLALCHEMY = sqlalchemy.__path__[0]
 
+CANCELLATIONS = 3
+"""How often a test is cancelled that was interrupted: what it does to end may wait as well."""
+
 
 def is_closing(task: asyncio.Task[Any]) -> bool:
     """Say whether a task closes a session, a connection or an abandoned generator.
@@ -103,10 +106,13 @@ def go_on_after_exits(
             except (pytest.fail.Exception, KeyboardInterrupt):
                 if future.done():  # the test's own failure
                     raise
-                for task in asyncio.all_tasks(loop) - {future}:
-                    if is_of_anyio(task):
+                tasks = {each for each in asyncio.all_tasks(loop) - {future} if is_of_anyio(each)}
+                for _ in range(CANCELLATIONS):
+                    for task in tasks:
                         task.cancel()
-                run(asyncio.wait({future}, timeout=GRACE))
+                    run(asyncio.wait({future}, timeout=GRACE))
+                    if future.done():
+                        break
                 if future.done() and not future.cancelled():
                     future.exception()
                 raise
