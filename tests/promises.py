@@ -57,7 +57,8 @@ def read(directory: Path) -> dict[str, str]:
 
 def promised(answers: Answers) -> list[str]:
     """Name the files that there should be."""
-    wanted = {answers["ci"], *(name for name in ("docker", "example") if answers[name])}
+    wanted = {answers["ci"], answers["database"]}
+    wanted |= {name for name in ("docker", "example") if answers[name]}
     return sorted(name for _, name, only in FILES if wanted.issuperset(only))
 
 

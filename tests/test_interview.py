@@ -60,7 +60,7 @@ def test_choices_are_picked_with_the_arrow_keys(interview: Callable[..., Intervi
     kept = person.answers()
     assert (kept["license"], kept["database"]) == ("BSD-3-Clause", "postgresql")
     assert (kept["example"], kept["ci"]) == (False, "gitlab")
-    assert "\nOne comes with: docker compose up --detach database\n" in shown
+    assert "\n    uv run poe database        (in a terminal of its own)\n" in shown
 
 
 @pytest.mark.parametrize(
