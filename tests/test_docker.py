@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,5 +109,23 @@ def test_compose_migrates_first_and_passes_all_settings(
         assert services[name]["env_file"] == [{"path": ".env", "required": False}]
         assert set(services[name]["environment"]) == {"ENVIRONMENT", "DATABASE_URL"}
         assert services[name]["environment"]["DATABASE_URL"].startswith(database)
-    for service in services.values():
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+    # The database cannot be reached from outside, nor with a password that others know.
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {"service": ["127.0.0.1:8000:8000"]}
+    if database == "postgresql":
+        password = services["database"]["environment"]["POSTGRES_PASSWORD"]
+        assert re.fullmatch(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", password)
+        assert ":${POSTGRES_PASSWORD}@" in services["service"]["environment"]["DATABASE_URL"]
+        assert "\n# POSTGRES_PASSWORD=\n" in (project / ".env.example").read_text()
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_the_linters_of_docker_find_nothing(database: str, rendered: Callable[..., Path]) -> None:
+    project = rendered(database=database)
+    tools = Path(sys.executable).parent
+    for command in (
+        (tools / "hadolint", "Dockerfile"),
+        (tools / "check-jsonschema", "--builtin-schema=vendor.compose-spec", "compose.yaml"),
+    ):
+        done = run(*command, cwd=project)
+        assert done.returncode == 0, done.stdout
