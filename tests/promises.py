@@ -314,7 +314,7 @@ def metadata_in(pyproject: str) -> dict[str, Any]:
 
 
 def check_python_version(files: Files, answers: Answers) -> None:
-    """The oldest Python is the same everywhere, and so are the newer ones."""
+    """The Pythons are the same everywhere: those supported, and the newest, which it runs on."""
     oldest = answers["python_version"]
     metadata = metadata_in(files["pyproject.toml"])
     prefix = "Programming Language :: Python :: "
@@ -326,15 +326,15 @@ def check_python_version(files: Files, answers: Answers) -> None:
         supported,
         "requires-python",
     )
+    newest = supported[-1]
     if workflow := files.get(".github/workflows/ci.yml"):
-        check = yaml.safe_load(workflow)["jobs"]["check"]
-        agree(check["strategy"]["matrix"]["python"], supported, "ci.yml")
+        agree(yaml.safe_load(workflow)["jobs"]["check"]["env"]["UV_PYTHON"], newest, "ci.yml")
     if pipeline := files.get(".gitlab-ci.yml"):
-        check = yaml.safe_load(pipeline)["check"]
-        agree(check["parallel"]["matrix"], [{"PYTHON": supported}], ".gitlab-ci.yml")
+        image = yaml.safe_load(pipeline)["check"]["image"]
+        agree(image, f"python:{newest}-slim", ".gitlab-ci.yml")
     if dockerfile := files.get("Dockerfile"):
         images = set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE))
-        agree(images, {f"python:{oldest}-slim"}, "Dockerfile")
+        agree(images, {f"python:{newest}-slim"}, "Dockerfile")
 
 
 def check_texts(files: Files, answers: Answers) -> None:

@@ -129,9 +129,9 @@ FAULTS = [
         "THIS SOFTWARE IS", "Permission is hereby granted, free of charge.\n\nTHIS SOFTWARE IS",
     ),
     Fault(
-        "Python that does not follow the answer", "check_python_version",
-        "template/Dockerfile.jinja", "FROM python:{{ python_version }}-slim\n",
-        "FROM python:3.13-slim\n",
+        "other Python in the container than in CI", "check_python_version",
+        "template/Dockerfile.jinja", "FROM python:{{ CURRENT }}-slim\n",
+        "FROM python:3.12-slim\n",
     ),
     Fault(
         "path that is too long", "check_names", f"template/tests/core/{'long_' * 20}name.py", "",
