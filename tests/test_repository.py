@@ -80,7 +80,8 @@ def test_no_service_takes_the_name_of_what_it_depends_on(
 
 
 def test_all_python_is_formatted_and_linted_in_place() -> None:
-    for command in (["format", "--diff"], ["check"]):
+    strictly = ["check", "--config", "ruff.toml", "template"]
+    for command in (["format", "--diff"], ["check"], strictly):
         done = run(sys.executable, "-m", "ruff", *command, cwd=ROOT)
         assert done.returncode == 0, done.stdout
 
