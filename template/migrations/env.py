@@ -4,7 +4,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any, Literal
 
 from alembic import context
@@ -16,6 +16,10 @@ import app.models  # noqa: F401  (fills Base.metadata)
 from app.core.config import load_settings
 from app.core.database import Base, UtcDateTime, create_engine
 from app.settings import Settings
+
+with suppress(ImportError):  # only where the database is PostgreSQL
+    # Alembic itself creates the type of an enum with its table, but never drops or changes it.
+    import alembic_postgresql_enum  # noqa: F401
 
 
 def render_item(type_: str, item: Any, _: AutogenContext) -> str | Literal[False]:
