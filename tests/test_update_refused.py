@@ -189,17 +189,23 @@ def test_a_shallow_clone_of_the_project_can_be_updated(pair: Pair, tmp_path: Pat
     assert code == DONE, said
 
 
-def test_a_project_in_a_folder_of_a_larger_repository(pair: Pair, tmp_path: Path) -> None:
+@pytest.fixture
+def monorepo(pair: Pair, tmp_path: Path) -> Path:
+    """A repository whose folder `services/our notes` is a project; beside it somebody works."""
     shutil.rmtree(pair.path / ".git")
     top = tmp_path / "monorepo"
-    path = top / "services" / "our notes"
-    shutil.copytree(pair.path, path)
+    shutil.copytree(pair.path, top / "services" / "our notes")
     (top / "elsewhere.txt").write_text("committed\n", encoding="utf-8")
     commit_all(top, "Start")
-    edit(path / "ruff.toml", r"\A#", "# Ours.")
+    edit(top / "services" / "our notes" / "ruff.toml", r"\A#", "# Ours.")
     commit_all(top, "Edit")
     (top / "elsewhere.txt").write_text("not yet committed\n", encoding="utf-8")
     (top / "new.txt").touch()
+    return top
+
+
+def test_a_project_in_a_folder_of_a_larger_repository(monorepo: Path) -> None:
+    top, path = monorepo, monorepo / "services" / "our notes"
     with unchanged(top):
         code, said = update(Project(path, {}))
         assert code == TAKES_A_PERSON, said
@@ -208,6 +214,26 @@ def test_a_project_in_a_folder_of_a_larger_repository(pair: Pair, tmp_path: Path
         assert "UU " in git("status", "--porcelain", cwd=top)
         [go_back] = re.findall(r"^To go back: +(.*)$", said, re.MULTILINE)
         Project(path, {}).check("sh", "-c", go_back)
+
+
+def test_what_keeps_an_update_takes_nothing_else(monorepo: Path) -> None:
+    path = monorepo / "services" / "our notes"
+    git("add", "elsewhere.txt", cwd=monorepo)
+    beside = git("status", "--porcelain", cwd=monorepo)
+    from_above = Project(monorepo, {}).run("uv", "run", f"{path}/scripts/update.py", timeout=500)
+    [keep] = re.findall(r"^To keep it: +(.*)$", from_above.stdout, re.MULTILINE)
+    (path / "secret.txt").touch()
+    refused = Project(monorepo, {}).run("sh", "-c", keep)
+    assert "ruff.toml:1: leftover conflict marker" in refused.stdout
+    edit(path / "ruff.toml", r"^(<<<<<<<|=======|>>>>>>>)[^\n]*\n", "")
+
+    Project(monorepo, {}).check("sh", "-c", keep)
+
+    secret = '?? "services/our notes/secret.txt"\n'
+    assert git("status", "--porcelain", cwd=monorepo) == beside + secret
+    committed = git("show", "--format=", "--name-only", "HEAD", cwd=path).split("\n")
+    assert "services/our notes/docs/audience.md" in committed
+    assert not {"elsewhere.txt", "new.txt"} & set(committed)
 
 
 # ---- The template ----

@@ -32,7 +32,8 @@ PROJECT = Path(__file__).resolve().parents[1]
 ANSWERS_FILE = ".copier-answers.yml"
 TAB = "\t"
 UV = os.environ.get("UV", "uv")  # the one that runs this, which need not be on the path
-GO_BACK = "git restore --source=HEAD --staged --worktree"
+GIT = "git" if Path.cwd() == PROJECT else f"git -C {shlex.quote(str(PROJECT))}"
+GO_BACK = f"{GIT} restore --source=HEAD --staged --worktree"
 # In a rehearsal no hook runs, and lines end as they are stored, whatever the user's settings.
 REHEARSED = {
     "GIT_CONFIG_COUNT": "4",
@@ -536,7 +537,10 @@ def update(options: argparse.Namespace, directory: Path) -> int:
         outcome, code = f"{name} is here, and all checks pass. To see it: git diff --cached", 0
     else:
         outcome, code = f"{name} is here, but the checks fail: see above.", 1
-    keep = f"git add --all && git commit -m 'Update the template to {name}'"
+    # Only what git knows, and only here: no work of neighbours, no secret beside the files.
+    keep = f"{GIT} commit -m {shlex.quote(f'Update the template to {name}')} -- ."
+    if rehearsal.unmerged:
+        keep = f"{GIT} diff --check -- . && {keep}"  # not while there are markers
     say("", outcome, f"To keep it:  {keep}", f"To go back:  {GO_BACK} .")
     return code
 
