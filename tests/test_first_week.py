@@ -119,3 +119,64 @@ def test_what_all_tests_need_fails_once(
     assert len(output.splitlines()) < 60, output
     for reason in reasons:
         assert reason in output
+
+
+FROZEN_TESTS = """
+import asyncio
+from datetime import datetime
+
+import pytest
+from freezegun import freeze_time
+
+from tests.http_client import AsyncClient
+
+NEW_YEAR = datetime(2020, 1, 1)
+
+
+async def check(client: AsyncClient) -> None:
+    assert datetime.now() == NEW_YEAR
+    assert (await client.get("/readyz")).status_code == 200
+    async with asyncio.timeout(5):
+        await asyncio.sleep(0.01)
+
+
+async def test_frozen_inside(client: AsyncClient) -> None:
+    with freeze_time(NEW_YEAR):
+        await check(client)
+
+
+@freeze_time(NEW_YEAR)
+async def test_frozen_outside(client: AsyncClient) -> None:
+    await check(client)
+
+
+@pytest.fixture
+def frozen() -> None:
+    freeze_time(NEW_YEAR).start()
+
+
+async def test_frozen_by_a_fixture(frozen: None, client: AsyncClient) -> None:
+    await check(client)
+
+
+@pytest.mark.committed
+async def test_frozen_for_ever(client: AsyncClient) -> None:
+    await check(client)
+
+
+@pytest.mark.timeout(2)
+async def test_that_hangs(client: AsyncClient) -> None:
+    await asyncio.Event().wait()
+"""
+
+
+@with_projects("default", "other")
+def test_frozen_time_stops_no_timeout(project: Project, copy: Path, tmp_path: Path) -> None:
+    freezegun = tmp_path / "freezegun"
+    project.check("uv", "pip", "install", "--quiet", "--target", str(freezegun), "freezegun")
+    (copy / "tests/test_frozen.py").write_text(FROZEN_TESTS, encoding="utf-8")
+    options = ("-p", "no:randomly", "tests/test_frozen.py")
+    code, output = run_tests(project, copy, *options, PYTHONPATH=str(freezegun))
+    assert code == pytest.ExitCode.TESTS_FAILED
+    assert "1 failed, 4 passed" in output
+    assert "The test did not end within 1.0 s" in output

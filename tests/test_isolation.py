@@ -309,6 +309,13 @@ MUTANTS = [
         "    except SystemExit as error:",
         "    except ZeroDivisionError as error:",
     ),
+    Mutant("timers stop with the clock", PLUGIN, "        keep_real_time(loop)\n", ""),
+    Mutant(
+        "a fixture may take for ever to end",
+        PLUGIN,
+        'Deadline("fixture", leave, limit)',
+        'Deadline("fixture", leave, None)',
+    ),
     Mutant(
         "sync tests not refused", PLUGIN, "    if fixtures := async_fixtures(item):", "    if 0:"
     ),

@@ -37,10 +37,12 @@ async def wait_patiently(wait: Callable[[], Awaitable[object]], limit: float) ->
 class Deadline:
     """Ends what runs in its context after a time: `async with deadline: await coroutine`.
 
-    Raises TimeoutError then. A coroutine that catches its cancellation is closed.
+    Raises TimeoutError then, which says `what` did not end. A coroutine that catches its
+    cancellation is closed.
     """
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], limit: float | None) -> None:
+    def __init__(self, what: str, coroutine: Coroutine[Any, Any, Any], limit: float | None) -> None:
+        self._what = what
         self._coroutine = coroutine
         self._limit = limit
         self._has_passed = False
@@ -68,7 +70,7 @@ class Deadline:
         if self._has_passed:
             for _ in range(self._task.cancelling()):
                 self._task.uncancel()
-            raise TimeoutError(f"The test did not end within {self._limit} s.") from error
+            raise TimeoutError(f"The {self._what} did not end within {self._limit} s.") from error
 
 
 def close(coroutine: object) -> None:

@@ -40,15 +40,16 @@ from tests.harness.private import (
     fail_again,
     fixture_definitions,
     go_on_after_exits,
+    keep_real_time,
     leave_cancelled_scopes,
 )
 from tests.harness.transaction import RolledBackTransaction
 
 PATIENCE = 0.5
-"""The part of its timeout after which a test is cancelled.
+"""The part of its timeout after which a test, or the end of a fixture, is cancelled.
 
-Cancelled, it ends like any failed test. A fixture has the whole time, until pytest-timeout
-interrupts it.
+Cancelled, it ends like any failed test. The beginning of a fixture has the whole time, until
+pytest-timeout interrupts it, which it does once for each test.
 """
 
 CANCELLED = (
@@ -65,7 +66,11 @@ NEEDED_BY_ALL = {
 }
 """The fixtures whose failure would otherwise be told once for each test."""
 
-TIME_LIMIT = pytest.StashKey[float]()
+OWN_PATIENCE = {"isolation", "cleared_up"}
+"""The fixtures that end what others have left, and wait no longer than they have to."""
+
+TIME_LIMIT = pytest.StashKey[float | None]()
+"""Of a test, and of what is torn down after it."""
 FAILED = pytest.StashKey[bool]()
 
 
@@ -255,7 +260,8 @@ def pytest_fixture_setup(
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
     fixture = fixturedef.func
     if "anyio_backend" in request.fixturenames:
-        fixturedef.func = surviving(fixture)
+        is_bounded = fixturedef.argname in OWN_PATIENCE
+        fixturedef.func = surviving(fixture, None if is_bounded else request.config)
     try:
         if not is_of_a_test or guard.phase is not Phase.FIXTURES:
             return (yield)
@@ -308,6 +314,7 @@ def pytest_runtest_makereport(
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
     """Fail a test for what it was refused, also where the application has swallowed it."""
+    item.config.stash[TIME_LIMIT] = item.stash.get(TIME_LIMIT, None)
     try:
         result = yield
     except Exception as error:
@@ -346,7 +353,7 @@ def watched(
     async def watched_test(**arguments: Any) -> None:
         before = asyncio.all_tasks()
         coroutine = test(**arguments)
-        deadline = Deadline(coroutine, limit)
+        deadline = Deadline("test", coroutine, limit)
         with survived("test"):
             async with deadline:
                 await coroutine
@@ -371,7 +378,9 @@ def report_exit(error: SystemExit) -> None:
 def survived(what: str) -> Iterator[None]:
     """Let a test or a fixture fail where it would end the event loop of all tests."""
     with suppress(RuntimeError):  # on trio
-        go_on_after_exits(asyncio.get_running_loop(), report_exit)
+        loop = asyncio.get_running_loop()
+        go_on_after_exits(loop, report_exit)
+        keep_real_time(loop)
     try:
         yield
     except SystemExit as error:
@@ -382,18 +391,25 @@ def survived(what: str) -> Iterator[None]:
         raise AssertionError(f"The {what} awaits what was cancelled.") from error
 
 
-def surviving(fixture: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap an async fixture so that all tests survive what it raises."""
+def surviving(fixture: Callable[..., Any], config: pytest.Config | None) -> Callable[..., Any]:
+    """Wrap an async fixture so that all tests survive what it raises, and that it does not end.
+
+    `config` knows the time that the test has which is torn down; without it, there is no limit.
+    """
     if ismethod(fixture):
-        method: Callable[..., Any] = surviving(fixture.__func__).__get__(fixture.__self__)
+        method: Callable[..., Any] = surviving(fixture.__func__, config).__get__(fixture.__self__)
         return method
     if isasyncgenfunction(fixture):
 
         @functools.wraps(fixture)
         async def surviving_generator(*values: Any, **arguments: Any) -> AsyncIterator[Any]:
             with survived("fixture"):
-                async with asynccontextmanager(fixture)(*values, **arguments) as value:
-                    yield value
+                context = asynccontextmanager(fixture)(*values, **arguments)
+                yield await context.__aenter__()
+                leave = context.__aexit__(None, None, None)
+                limit = config.stash.get(TIME_LIMIT, None) if config else None
+                async with Deadline("fixture", leave, limit):
+                    await leave
 
         return surviving_generator
     if iscoroutinefunction(fixture):

@@ -4,6 +4,7 @@
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from inspect import iscoroutine
 from typing import Any
@@ -80,6 +81,17 @@ def leave_cancelled_scopes() -> bool:
     while task.cancelling():
         task.uncancel()
     return found
+
+
+def keep_real_time(
+    loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic
+) -> None:
+    """Let the timers of `loop` follow `clock`, also where a test stops the one of asyncio.
+
+    freezegun does, which would end no sleep and no timeout, not even those of pytest's plugins.
+    """
+    if isinstance(loop, asyncio.BaseEventLoop):  # uvloop has a clock of its own
+        vars(loop)["time"] = clock
 
 
 def go_on_after_exits(
