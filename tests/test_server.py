@@ -1,6 +1,8 @@
 """The real server, started as documented, on a migrated database."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -13,21 +15,28 @@ from tests.serving import Server, free_port, is_listening, serving
 PRODUCTION = {"ENVIRONMENT": "production", "SECRET_KEY": "a-key-that-nobody-else-knows-0123456789"}
 
 
-def use(server: Server, project: Project) -> None:
-    """Do what a first visitor does."""
+def use_and_stop(server: Server, project: Project) -> str:
+    """Use the server, stop it while a client follows a stream, and return what it said."""
     with httpx.Client(base_url=server.url, timeout=20) as client:
-        assert client.get("/livez").status_code == 200
-        ready = client.get("/readyz")
-        assert ready.status_code == 200, ready.text
-        docs = client.get("/docs")
-        assert docs.status_code == 200
-        assert "swagger-ui" in docs.text
-        schema = client.get("/openapi.json").json()
-        assert schema["info"]["title"] == project.answers.get("project_name", "My Service")
-        if project.has_example:
-            use_example(client)
-        else:
-            assert set(schema["paths"]) == {"/livez", "/readyz"}
+        use(client, project)
+        with stream_that_ends(client, project):
+            return server.stop()
+
+
+def use(client: httpx.Client, project: Project) -> None:
+    """Do what a first visitor does."""
+    assert client.get("/livez").status_code == 200
+    ready = client.get("/readyz")
+    assert ready.status_code == 200, ready.text
+    docs = client.get("/docs")
+    assert docs.status_code == 200
+    assert "swagger-ui" in docs.text
+    schema = client.get("/openapi.json").json()
+    assert schema["info"]["title"] == project.answers.get("project_name", "My Service")
+    if project.has_example:
+        use_example(client)
+    else:
+        assert set(schema["paths"]) == {"/livez", "/readyz"}
 
 
 def use_example(client: httpx.Client) -> None:
@@ -39,6 +48,18 @@ def use_example(client: httpx.Client) -> None:
     client.headers["authorization"] = f"Bearer {token}"
     assert client.post("/items", json={"title": "A lamp"}).status_code == 201
     assert [item["title"] for item in client.get("/items").json()["items"]] == ["A lamp"]
+
+
+@contextmanager
+def stream_that_ends(client: httpx.Client, project: Project) -> Iterator[None]:
+    """Follow server-sent events without an end; the server has to end them whole."""
+    if not project.has_example:
+        yield
+        return
+    with client.stream("GET", "/items/feed") as response:
+        assert response.status_code == 200
+        yield
+        assert response.read() == b""
 
 
 @with_projects("default", "postgresql")
@@ -56,8 +77,7 @@ def check_that_it_serves(project: Project, command: str, log: Path) -> None:
             *("uv", "run", "fastapi", command, "--port", str(port)),
             cwd=project.path, port=port, log=log, env={**os.environ, **env},
         ) as server:  # fmt: skip
-            use(server, project)
-            said = server.stop()
+            said = use_and_stop(server, project)
     assert "Application shutdown complete" in said, said
     assert "Traceback" not in said
     assert not is_listening(port)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from app.core import health
 from app.core.config import CoreSettings
 from app.core.database import create_engine, create_session_factory
+from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
@@ -21,6 +22,7 @@ def build_app(settings: CoreSettings, lifespan: Lifespan, **options: Any) -> Fas
     with the database at hand; what it yields is `request.state`. `options` go to FastAPI.
     """
     engine = create_engine(settings.database_url)
+    streams = EventStreams()
 
     @asynccontextmanager
     async def core_lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
@@ -28,13 +30,15 @@ def build_app(settings: CoreSettings, lifespan: Lifespan, **options: Any) -> Fas
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
         try:
-            async with lifespan(app) as state:
-                yield state
+            with when_told_to_stop(streams.stop):
+                async with lifespan(app) as state:
+                    yield state
         finally:
             await engine.dispose()
 
     app = FastAPI(lifespan=core_lifespan, **options)
     app.state.settings = settings
     app.state.session_factory = create_session_factory(engine)
+    app.add_middleware(EventStreamMiddleware, streams=streams)
     app.include_router(health.router)
     return app
