@@ -151,6 +151,46 @@ def test_answers_that_do_not_say_where_the_project_comes_from(pair: Pair, conten
     check_refused(pair, "does not say what this project was made from")
 
 
+# What makes Copier overlook what it could not merge, or write it otherwise.
+SETTINGS = {
+    "status.showUntrackedFiles": "no",
+    "merge.conflictStyle": "diff3",
+    "apply.whitespace": "error-all",
+    "core.whitespace": "tab-in-indent,trailing-space",
+    "diff.noprefix": "true",
+    "core.quotePath": "false",
+    "color.ui": "always",
+}
+
+
+@pytest.mark.parametrize("where", ["the user's", "the project's"])
+def test_no_setting_of_git_changes_how_an_update_merges(
+    pair: Pair, tmp_path: Path, where: str
+) -> None:
+    edit(pair.path / "ruff.toml", r"\A#", "# Ours.")
+    append(pair.path / "tests/conftest.py", "\n# Ours.   \n")
+    commit_all(pair.path, "Edit")
+    users = tmp_path / "gitconfig"
+    for name, value in SETTINGS.items():
+        file = users if where == "the user's" else pair.path / ".git/config"
+        git("config", "--file", file, name, value, cwd=tmp_path)
+    (tmp_path / "attributes").write_text("*.toml -diff\n*.py merge=union\n", encoding="utf-8")
+    (tmp_path / "ignored").write_text("docs\n*.toml\n", encoding="utf-8")
+    git("config", "--file", users, "core.attributesFile", tmp_path / "attributes", cwd=tmp_path)
+    git("config", "--file", users, "core.excludesFile", tmp_path / "ignored", cwd=tmp_path)
+
+    code, said = update(pair.project, GIT_CONFIG_GLOBAL=str(users))
+
+    assert code == TAKES_A_PERSON, said
+    unmerged = git("diff", "--name-only", "--diff-filter=U", cwd=pair.path).split()
+    assert unmerged == ["ruff.toml", "tests/conftest.py"]
+    for name in unmerged:
+        text = (pair.path / name).read_text(encoding="utf-8")
+        assert re.findall(r"^([<|=>])\1{6}", text, re.MULTILINE) == ["<", "=", ">"]
+    assert not list(pair.path.rglob("*.rej"))
+    assert (pair.path / "docs/audience.md").exists()
+
+
 def test_windows_line_ends_in_git(pair: Pair) -> None:
     (pair.path / ".gitattributes").write_text("* -text\n", encoding="utf-8")
     for name in ("ruff.toml", "README.md"):
@@ -237,6 +277,17 @@ def test_what_keeps_an_update_takes_nothing_else(monorepo: Path) -> None:
 
 
 # ---- The template ----
+
+
+def test_an_address_that_only_the_user_can_resolve(pair: Pair, tmp_path: Path) -> None:
+    edit_answers(pair.path, _src_path="gh:ours/template")
+    commit_all(pair.path, "Publish the template")
+    users = tmp_path / "gitconfig"
+    address = "https://github.com/ours/template"
+    git("config", "--file", users, f"url.{pair.template}.insteadOf", address, cwd=tmp_path)
+    code, said = update(pair.project, "--dry-run", GIT_CONFIG_GLOBAL=str(users))
+    assert code == DONE, said
+    assert "docs/audience.md" in said
 
 
 def test_the_template_is_gone(pair: Pair) -> None:

@@ -4,8 +4,8 @@
 # ///
 """Bring a release of the template into this project; lose nothing that is yours.
 
-The update is rehearsed in a worktree of its own, so that whatever goes wrong leaves the project as
-it is. The exit code is 0 when all is done or there is nothing to do, 1 when it needs you to go
+The update is rehearsed in a repository of its own, so that whatever goes wrong leaves the project
+as it is. The exit code is 0 when all is done or there is nothing to do, 1 when it needs you to go
 on (with --check: when there is a newer release), 2 when the update is refused.
 """
 
@@ -34,18 +34,6 @@ TAB = "\t"
 UV = os.environ.get("UV", "uv")  # the one that runs this, which need not be on the path
 GIT = "git" if Path.cwd() == PROJECT else f"git -C {shlex.quote(str(PROJECT))}"
 GO_BACK = f"{GIT} restore --source=HEAD --staged --worktree"
-# In a rehearsal no hook runs, and lines end as they are stored, whatever the user's settings.
-REHEARSED = {
-    "GIT_CONFIG_COUNT": "4",
-    "GIT_CONFIG_KEY_0": "core.hooksPath",
-    "GIT_CONFIG_VALUE_0": os.devnull,
-    "GIT_CONFIG_KEY_1": "core.autocrlf",
-    "GIT_CONFIG_VALUE_1": "false",
-    "GIT_CONFIG_KEY_2": "core.eol",
-    "GIT_CONFIG_VALUE_2": "lf",
-    "GIT_CONFIG_KEY_3": "commit.gpgSign",
-    "GIT_CONFIG_VALUE_3": "false",
-}
 UNDER_WAY = {
     "MERGE_HEAD": "merge",
     "rebase-merge": "rebase",
@@ -77,7 +65,7 @@ def run(
             command,
             cwd=cwd,
             input=feed,
-            env={**environment(), **(env or {})},
+            env=env or environment(),
             capture_output=True,
             encoding="utf-8",
             check=False,
@@ -162,6 +150,7 @@ class Template:
     """A clone of the template."""
 
     source: str
+    address: str
     clone: Path
 
     def releases(self) -> dict[Version, str]:
@@ -226,7 +215,7 @@ def fetch_template(source: str, directory: Path) -> Template:
             f"The template cannot be read from {source!r}: {error}\nThe address is _src_path in "
             f"{ANSWERS_FILE}. If the template has moved, correct it there, commit, and try again."
         ) from error
-    return Template(source, directory)
+    return Template(source, address, directory)
 
 
 def find_base(template: Template, answers: Mapping[str, Any]) -> str:
@@ -273,22 +262,52 @@ def choose_release(template: Template, base: str, wanted: str | None) -> str | N
 # ---- The rehearsal ----
 
 
+def settings(template: Template, directory: Path) -> dict[str, str]:
+    """Return an environment where git knows no settings of anybody, and the template is at hand.
+
+    Copier works with git, and git merges, writes and lists files as its users have set it up.
+    """
+    file = directory / "gitconfig"
+    for name, value in {
+        "core.eol": "lf",  # as stored, on Windows too
+        "core.attributesFile": os.devnull,
+        "core.excludesFile": os.devnull,
+        "safe.directory": "*",  # the project may be another user's, as it is in CI
+        "user.name": "Update",
+        "user.email": "update@localhost",
+        # Without .git, which Copier adds to some addresses; git finds the clone either way.
+        f"url.{template.clone.with_suffix('').as_posix()}.insteadOf": (
+            template.address.removesuffix(".git")
+        ),
+    }.items():
+        git("config", "--file", file, name, value)
+    inherited = {name: text for name, text in environment().items() if not name.startswith("GIT_")}
+    return {
+        **inherited,
+        "GIT_CONFIG_GLOBAL": str(file),
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "GIT_ATTR_NOSYSTEM": "1",
+        "GIT_TERMINAL_PROMPT": "0",
+    }
+
+
 @dataclass
 class Rehearsal:
-    """The project, once more, in a worktree of its own: first as committed, then updated."""
+    """The project, once more, in a repository of its own: first as committed, then updated."""
 
     directory: Path
     before: str
+    env: Mapping[str, str]
     tree: str = ""
     unmerged: str = ""
     problems: list[str] = field(default_factory=list)
 
-    def git(self, *arguments: str | Path) -> str:
-        """Run git in the worktree."""
-        return run("git", *arguments, cwd=self.directory, env=REHEARSED)
+    def git(self, *arguments: str | Path, feed: str = "") -> str:
+        """Run git in the rehearsal."""
+        return run("git", *arguments, cwd=self.directory, feed=feed, env=self.env)
 
     def take_down(self) -> None:
-        """Keep what is in the worktree now as a tree of git."""
+        """Keep what is here now as a tree of git."""
         self.unmerged = self.unmerged or self.git("ls-files", "--unmerged", "--full-name", "-z")
         self.git("add", "--all", "--force", ".")
         self.tree = self.git("write-tree").strip()
@@ -302,49 +321,55 @@ class Rehearsal:
         return names(said)
 
 
-@contextmanager
-def worktree(directory: Path) -> Iterator[Rehearsal]:
-    """Give the project once more, as it is committed, in `directory`."""
-    before = git("rev-parse", "HEAD").strip()
-    prefix = git("rev-parse", "--show-prefix").strip()
-    git("worktree", "prune")
-    run("git", "worktree", "add", "--quiet", "--detach", directory, before, env=REHEARSED)
-    try:
-        yield Rehearsal(directory / prefix, before)
-    finally:
-        git("worktree", "remove", "--force", directory)
+def objects() -> Path:
+    """Return where git keeps what is in the project's repository."""
+    return PROJECT / git("rev-parse", "--git-path", "objects").strip()
 
 
-def copier(*arguments: str | Path) -> None:
+def set_up(directory: Path, env: Mapping[str, str]) -> Rehearsal:
+    """Put the project, as it is committed, into a new repository that borrows from its own."""
+    before, prefix, kind = git("rev-parse", "HEAD", "--show-prefix", "--show-object-format").split(
+        "\n"
+    )[:3]
+    run("git", "init", "--quiet", f"--object-format={kind}", directory, env=env)
+    alternates = directory / ".git" / "objects" / "info" / "alternates"
+    alternates.write_text(f"{objects().resolve()}\n", encoding="utf-8")
+    run("git", "checkout", "--quiet", "--detach", before, cwd=directory, env=env)
+    return Rehearsal(directory / prefix, before, env)
+
+
+def copier(*arguments: str | Path, env: Mapping[str, str]) -> None:
     """Run Copier; RefusedError when it fails."""
     try:
-        run(sys.executable, "-m", "copier", *arguments, "--defaults", "--quiet", env=REHEARSED)
+        run(sys.executable, "-m", "copier", *arguments, "--defaults", "--quiet", env=env)
     except CommandError as error:
         last_words = str(error).splitlines()[-1]  # above them may be a traceback
         raise RefusedError(f"Copier could not do it: {last_words}") from error
 
 
-def render_as_made(answers: Mapping[str, Any], base: str, directory: Path) -> Path:
+def render_as_made(
+    answers: Mapping[str, Any], base: str, directory: Path, env: Mapping[str, str]
+) -> Path:
     """Render what the project was before anybody edited it."""
     file = directory.with_suffix(".yml")
     given = {name: value for name, value in answers.items() if not name.startswith("_")}
     file.write_text(yaml.safe_dump(given), encoding="utf-8")
     options = ("--vcs-ref", base, "--data-file", file)
-    copier("copy", *options, str(answers["_src_path"]), directory)
+    copier("copy", *options, str(answers["_src_path"]), directory, env=env)
     return directory
 
 
 def rehearse(
     rehearsal: Rehearsal, release: str, data: list[str], as_made: Callable[[], Path]
 ) -> None:
-    """Update the worktree, and note what needs attention.
+    """Update the project in the rehearsal, and note what needs attention.
 
     `as_made` gives the project as nobody had edited it; it takes a while, and mostly is not needed.
     """
     refuse_windows_line_ends(rehearsal, as_made)
     before = read_answers(rehearsal.directory)
     asked = [option for answer in data for option in ("--data", answer)]
-    copier("update", "--vcs-ref", release, *asked, rehearsal.directory)
+    copier("update", "--vcs-ref", release, *asked, rehearsal.directory, env=rehearsal.env)
     rehearsal.take_down()
     asked_for = {answer.partition("=")[0] for answer in data}
     rehearsal.problems += [
@@ -431,8 +456,8 @@ def syntax_error(file: Path) -> str:
 def relock(rehearsal: Rehearsal) -> Iterator[str]:
     """Bring uv.lock in step with pyproject.toml; tell when that is not possible."""
     if rehearsal.git("ls-files", "uv.lock"):
-        # For the Python in it; the worktree has no environment.
-        env = {"UV_PROJECT_ENVIRONMENT": str(PROJECT / ".venv"), **os.environ}
+        # For the Python in it; the rehearsal has no environment.
+        env = {"UV_PROJECT_ENVIRONMENT": str(PROJECT / ".venv"), **environment()}
         try:
             run(UV, "lock", cwd=rehearsal.directory, env=env)
         except CommandError as error:
@@ -451,9 +476,15 @@ def bring_home(rehearsal: Rehearsal) -> None:
             "The release brings files where you have some that git ignores. Move them away:\n\n  "
             + "\n  ".join(in_the_way)
         )
+    stages = names(rehearsal.unmerged)
+    blobs = [stage.split()[1] for stage in stages]
+    before = f"^{rehearsal.before}^{{tree}}"
+    new = rehearsal.git("rev-list", "--objects", rehearsal.tree, *blobs, before)
+    if new:
+        rehearsal.git("pack-objects", "--quiet", objects() / "pack" / "pack", feed=new)
     top = Path(git("rev-parse", "--show-toplevel").strip())
     git("read-tree", "-m", "-u", rehearsal.before, rehearsal.tree, cwd=top)
-    if stages := names(rehearsal.unmerged):
+    if stages:
         merged = {f"0 {'0' * 40}\t{stage.partition(TAB)[2]}" for stage in stages}
         feed = "".join(f"{line}\0" for line in [*merged, *stages])
         git("update-index", "-z", "--index-info", cwd=top, feed=feed)
@@ -519,16 +550,17 @@ def update(options: argparse.Namespace, directory: Path) -> int:
         return 0
 
     say("Rehearsing the update ...")
-    as_made = functools.cache(lambda: render_as_made(answers, base, directory / "as_made"))
-    with worktree(directory / "worktree") as rehearsal:
-        rehearse(rehearsal, release or base, options.data, as_made)
-        say(rehearsal.git("diff", "--stat=100", rehearsal.before, rehearsal.tree).rstrip("\n"))
-        say(*(f"* {problem}" for problem in rehearsal.problems))
-        if options.dry_run:
-            say("That was the rehearsal; nothing was changed.")
-            return 1 if rehearsal.problems else 0
-        with undisturbed():
-            bring_home(rehearsal)
+    env = settings(template, directory)
+    as_made = functools.cache(lambda: render_as_made(answers, base, directory / "as_made", env))
+    rehearsal = set_up(directory / "rehearsal", env)
+    rehearse(rehearsal, release or base, options.data, as_made)
+    say(rehearsal.git("diff", "--stat=100", rehearsal.before, rehearsal.tree).rstrip("\n"))
+    say(*(f"* {problem}" for problem in rehearsal.problems))
+    if options.dry_run:
+        say("That was the rehearsal; nothing was changed.")
+        return 1 if rehearsal.problems else 0
+    with undisturbed():
+        bring_home(rehearsal)
 
     name = release or answers["_commit"]
     if rehearsal.problems:
