@@ -448,3 +448,46 @@ def test_an_interrupted_update_changes_nothing(pair: Pair, sign: signal.Signals)
             assert "Traceback" not in rest
         git("worktree", "prune", cwd=pair.path)
     assert update(pair.project, "--dry-run")[0] == DONE
+
+
+# ---- Half-way ----
+
+
+def stick(pair: Pair, command: str) -> None:
+    """Let git fail to write tests/conftest.py while a command fails, when other files are done."""
+    attributes = pair.path / ".git/info/attributes"
+    attributes.write_text("/tests/conftest.py filter=stuck\n", encoding="utf-8")
+    git("config", "filter.stuck.smudge", f"{command} && cat", cwd=pair.path)
+    git("config", "filter.stuck.clean", "cat", cwd=pair.path)
+    git("config", "filter.stuck.required", "true", cwd=pair.path)
+
+
+def test_an_update_that_cannot_be_put_in_place_is_taken_back(pair: Pair, tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    stick(pair, f"{{ test -e {seen} || ! touch {seen}; }}")
+    check_refused(pair, "could not be put in place", "tests/conftest.py")
+    assert seen.exists()
+
+
+def test_an_update_that_stops_half_way_says_so(pair: Pair, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+    stick(pair, f"test -e {mended}")
+    code, said = update(pair.project)
+    assert code == REFUSED
+    assert "Nothing was changed" not in said
+    for sentence in ("stopped half-way", "stuck failed", " D tests/conftest.py"):
+        assert sentence in said
+    mended.touch()
+    [go_back] = re.findall(r"Then go back \((.*?);", said)
+    pair.project.check("sh", "-c", go_back)
+    assert git("status", "--porcelain", cwd=pair.path) == ""
+    assert update(pair.project, "--dry-run")[0] == DONE
+
+
+def test_an_update_goes_on_when_nobody_reads_what_it_says(pair: Pair) -> None:
+    command = "{ uv run scripts/update.py --to " + FUTURE + "; echo $? > .git/code; } | head -1"
+    done = pair.project.run("sh", "-c", command, timeout=500)
+    assert (pair.path / ".git/code").read_text(encoding="utf-8") in {"0\n", "1\n"}
+    assert "To keep it:" in done.stdout
+    assert "Nothing was changed" not in done.stdout
+    assert (pair.path / "docs/audience.md").exists()

@@ -20,10 +20,10 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from packaging.version import InvalidVersion, Version
@@ -33,7 +33,8 @@ ANSWERS_FILE = ".copier-answers.yml"
 TAB = "\t"
 UV = os.environ.get("UV", "uv")  # the one that runs this, which need not be on the path
 GIT = "git" if Path.cwd() == PROJECT else f"git -C {shlex.quote(str(PROJECT))}"
-GO_BACK = f"{GIT} restore --source=HEAD --staged --worktree"
+RESTORE = ("restore", "--source=HEAD", "--staged", "--worktree")
+GO_BACK = f"{GIT} {' '.join(RESTORE)}"
 UNDER_WAY = {
     "MERGE_HEAD": "merge",
     "rebase-merge": "rebase",
@@ -47,6 +48,10 @@ SHORTCUTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/", "git+":
 
 class RefusedError(Exception):
     """Why there is no update, and what to do about it. Nothing was changed."""
+
+
+class HalfDoneError(Exception):
+    """Why only a part of the update is here, and how to go back."""
 
 
 class CommandError(Exception):
@@ -482,12 +487,33 @@ def bring_home(rehearsal: Rehearsal) -> None:
     new = rehearsal.git("rev-list", "--objects", rehearsal.tree, *blobs, before)
     if new:
         rehearsal.git("pack-objects", "--quiet", objects() / "pack" / "pack", feed=new)
-    top = Path(git("rev-parse", "--show-toplevel").strip())
-    git("read-tree", "-m", "-u", rehearsal.before, rehearsal.tree, cwd=top)
-    if stages:
-        merged = {f"0 {'0' * 40}\t{stage.partition(TAB)[2]}" for stage in stages}
-        feed = "".join(f"{line}\0" for line in [*merged, *stages])
-        git("update-index", "-z", "--index-info", cwd=top, feed=feed)
+    try:
+        top = Path(git("rev-parse", "--show-toplevel").strip())
+        git("read-tree", "-m", "-u", rehearsal.before, rehearsal.tree, cwd=top)
+        if stages:
+            merged = {f"0 {'0' * 40}\t{stage.partition(TAB)[2]}" for stage in stages}
+            feed = "".join(f"{line}\0" for line in [*merged, *stages])
+            git("update-index", "-z", "--index-info", cwd=top, feed=feed)
+        if stuck := [name for name in rehearsal.changed("D") if (PROJECT / name).exists()]:
+            raise CommandError("cannot delete " + ", ".join(stuck))
+    except CommandError as error:
+        take_back(rehearsal, error)
+
+
+def take_back(rehearsal: Rehearsal, reason: CommandError) -> NoReturn:
+    """Undo what of the update is here; raise the error that says whether that was possible."""
+    for name in rehearsal.changed("A"):
+        with suppress(OSError):
+            (PROJECT / name).unlink()
+    with suppress(CommandError):
+        git(*RESTORE, ".")
+    if left := git("status", "--porcelain", "--", ".").rstrip():
+        raise HalfDoneError(
+            f"The update stopped half-way:\n\n{reason}\n\nThese files are not what they were, "
+            f"nor all that they should be:\n\n{left}\n\nMend what is said above. Then go back "
+            f"({GO_BACK} .; delete what has ??), and update again."
+        ) from reason
+    raise RefusedError(f"The update could not be put in place:\n\n{reason}") from reason
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -512,17 +538,31 @@ def interrupt(_number: int, _frame: object) -> None:
 
 
 def checks_pass() -> bool:
-    """Run the project's checks."""
+    """Run the project's checks, which speak on stderr."""
     try:
-        command = [UV, "run", "poe", "check"]
-        return subprocess.run(command, cwd=PROJECT, env=environment(), check=False).returncode == 0
-    except KeyboardInterrupt:
+        done = subprocess.run(
+            [UV, "run", "poe", "check"],
+            cwd=PROJECT,
+            env=environment(),
+            stdout=sys.stderr,
+            check=False,
+        )
+    except (KeyboardInterrupt, OSError):
         return False
+    return done.returncode == 0
 
 
 def say(*lines: str) -> None:
-    """Print at once, also into a pipe."""
-    print(*lines, sep="\n", flush=True)
+    """Print at once, also into a pipe; on stderr once that is closed, as `| head` does."""
+    try:
+        print(*lines, sep="\n", flush=True)
+    except OSError:
+        stdout = sys.stdout.fileno()
+        os.dup2(sys.stderr.fileno(), stdout)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stdout)
 
 
 def announce(template: Template, current: str, release: str | None) -> None:
@@ -599,6 +639,9 @@ def main() -> int:
             return update(options, Path(directory))
         except (RefusedError, CommandError, OSError) as error:
             print(f"{error}\n\nNothing was changed.", file=sys.stderr)
+            return 2
+        except HalfDoneError as error:
+            print(error, file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("\nInterrupted. Nothing was changed.", file=sys.stderr)
