@@ -14,7 +14,8 @@ from tests.serving import free_port, is_listening, serving
 
 def commands_in(shown: str) -> list[str]:
     """Return the commands that the closing message shows."""
-    return re.findall(r"^ {4}(\S.*)$", shown.split(" is ready. Next:\n")[1], re.MULTILINE)
+    lines = re.findall(r"^ {4}(\S.*)$", shown.split(" is ready. Next:\n")[1], re.MULTILINE)
+    return [re.sub(r" +\(.*\)$", "", line) for line in lines]
 
 
 @pytest.fixture
@@ -66,25 +67,28 @@ def test_choices_are_picked_with_the_arrow_keys(interview: Callable[..., Intervi
 @pytest.mark.parametrize(
     ("name", "bad", "sentence", "good"),
     [
-        ("project_name", "", "It is empty. Try: My Service", "Lending"),
-        ("project_name", "x" * 41, "It has 41 characters, 40 at most", "Lending"),
-        ("description", "", "It is empty. Try: A tool library", "Lends books"),
-        ("description", "Lends books ", "It begins or ends with a blank", "Lends books"),
-        ("author_name", "", "It is empty. Try: Ada Lovelace", "Grace Hopper"),
-        ("author_email", "nobody", "Not a valid e-mail address. Try", "grace@example.com"),
-        ("project_slug", "Lending", "Not a valid name. Try: my-service", "lending"),
-        ("project_slug", "fastapi", "It is taken. Try: fastapi-service", "lending"),
+        ("project_name", "x" * 41, "Over 40 characters. Try: Tools", "Lending"),
+        ("description", "x" * 201, "Over 200 characters. Try: A shop", "Lends books"),
+        ("author_name", "", "It is empty. Try: Ada", "Grace Hopper"),
+        ("author_name", "Ada ", "Spaces around it. Try: Ada", "Grace Hopper"),
+        ("author_name", "x" * 101, "Over 100 characters. Try: Ada", "Grace Hopper"),
+        ("author_email", "nobody", "Not an address. Try: a@b.org", "grace@example.com"),
+        ("author_email", "x" * 255, "Over 254 characters. Try: a@b.org", "grace@example.com"),
+        ("project_slug", "Lending", "Not a valid name. Try: my-tools", "lending"),
+        ("project_slug", "fastapi", "It is taken. Try: my-tools", "lending"),
+        ("project_slug", "x" * 51, "Over 50 characters. Try: my-tools", "lending"),
     ],
 )
 def test_a_bad_answer_is_refused_with_the_reason_and_asked_for_again(
     name: str, bad: str, sentence: str, good: str, interview: Callable[..., Interview]
 ) -> None:
-    """Of the reason, the terminal shows as much as there is room for in one line."""
+    """The terminal has one line for the reason, and shows it whole."""
     person = interview(f"--ask={name}")
     order = [each for each in QUESTIONS if each in {*ASKED, name}]
     person.answer_rest(order[: order.index(name)])
     person.answer(name, EMPTIED + bad + ENTER)
     person.wait_for(f"'{name}': {sentence}")
+    assert len(f"Validation error for question '{name}': {sentence}") < WIDTH
     person.child.send(EMPTIED + good + ENTER)
     person.answer_rest(order[order.index(name) + 1 :])
     person.finish()
@@ -109,15 +113,16 @@ def test_the_commands_to_type_next_work_as_they_are_shown(
     person = interview(destination="it's my service")
     person.answer_rest(ASKED)
     shown = person.finish()
-    enter, test, serve = commands_in(shown)
+    enter, begin, test, serve = commands_in(shown)
     [address] = re.findall(r"Then open http://127\.0\.0\.1:(\d+)/docs", shown)
-    for command in (enter, test, serve):
+    for command in (enter, begin, test, serve):
         record_property("tried", f"shown after the interview, and run: {command}")
 
-    tested = run("bash", "-c", f"set -e\n{enter}\npwd\n{test}", cwd=tmp_path)
+    tested = run("bash", "-c", f"set -e\n{enter}\npwd\n{begin}\n{test}", cwd=tmp_path)
     assert tested.returncode == 0, tested.stdout
     assert tested.stdout.startswith(f"{person.project}\n")
     assert re.search(r"\d+ passed", tested.stdout)
+    assert (person.project / ".git").is_dir()
 
     taken = is_listening(int(address))
     port = free_port() if taken else int(address)
