@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.conftest import with_projects
+from tests.mutants import Mutant, copied, plant
 from tests.rendering import Project
 from tests.serving import Server, free_port, is_listening, serving
 
@@ -98,6 +99,31 @@ def test_it_is_alive_but_not_ready_without_its_database(project: Project, tmp_pa
     ) as server:  # fmt: skip
         assert httpx.get(f"{server.url}/livez").status_code == 200
         assert httpx.get(f"{server.url}/readyz", timeout=20).status_code == 503
+
+
+BROKEN = Mutant(
+    "an endpoint that breaks",
+    "app/main.py",
+    "    return app\n",
+    "    app.add_api_route('/broken', lambda: {}['key'])\n    return app\n",
+)
+
+
+@with_projects("core")
+def test_the_log_shows_where_a_request_failed_and_little_more(
+    project: Project, tmp_path: Path
+) -> None:
+    copy, port = copied(project, tmp_path / "copy"), free_port()
+    plant(BROKEN, copy)
+    with serving(
+        *(str(project.path / ".venv/bin/fastapi"), "run", "--port", str(port)),
+        cwd=copy, port=port, log=tmp_path / "log", env=os.environ,
+    ) as server:  # fmt: skip
+        assert httpx.get(f"{server.url}/broken").status_code == 500
+        traceback = server.stop().split("ERROR:")[1].split("INFO:")[0]
+    assert "KeyError: 'key'" in traceback
+    assert "app/main.py" in traceback
+    assert len(traceback.splitlines()) < 10, traceback
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from app.core import health
 from app.core.config import CoreSettings
 from app.core.database import create_engine, create_session_factory
 from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
+from app.core.tracebacks import shorten
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
@@ -29,6 +30,8 @@ def build_app(settings: CoreSettings, lifespan: Lifespan, **options: Any) -> Fas
         logging.basicConfig(
             level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
         )
+        if settings.log_level != "DEBUG":
+            logging.getLogger("uvicorn.error").addFilter(shorten)
         try:
             with when_told_to_stop(streams.stop):
                 async with lifespan(app) as state:
