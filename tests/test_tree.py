@@ -22,6 +22,16 @@ def test_seams_are_kept_on_updates_and_starters_are_never_brought_back() -> None
         assert is_starter == (kind == "starter"), name
 
 
+def test_the_readme_names_each_page_of_the_documentation(rendered: Callable[..., Path]) -> None:
+    project = rendered()
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(.+\.md)` \|", readme, re.MULTILINE)) == {
+        page.name for page in (ROOT / "docs").glob("*.md")
+    }
+    # Where they are is known from here.
+    assert "_src_path" in yaml.safe_load((project / ".copier-answers.yml").read_text())
+
+
 def test_only_files_with_jinja_have_its_suffix() -> None:
     for file in (ROOT / "template").rglob("*.jinja"):
         assert re.search(r"\{\{|\{%", file.read_text(encoding="utf-8")), file
