@@ -85,11 +85,6 @@ def break_lifespan(copy: Path) -> None:
     plant(Mutant("a typo", "app/main.py", 'yield {"started_at"', 'yield {"at": nwo, "x"'), copy)
 
 
-def forget_value(copy: Path) -> None:
-    for edit in REQUIRED_SETTING[:2]:
-        plant(edit, copy)
-
-
 def forget_example(copy: Path) -> None:
     plant(REQUIRED_SETTING[0], copy)
     plant(REQUIRED_SETTING[2], copy)
@@ -101,7 +96,6 @@ def forget_example(copy: Path) -> None:
     [
         (break_migration, ["syntax error", "migrations/versions/broken.py, line 8"]),
         (break_lifespan, ["name 'nwo' is not defined", "app/main.py, line"]),
-        (forget_value, ["api_key", "Field required", "tests/fixtures.py, line"]),
         (forget_example, ["API_KEY: is missing"]),
     ],
 )
@@ -119,64 +113,3 @@ def test_what_all_tests_need_fails_once(
     assert len(output.splitlines()) < 60, output
     for reason in reasons:
         assert reason in output
-
-
-FROZEN_TESTS = """
-import asyncio
-from datetime import datetime
-
-import pytest
-from freezegun import freeze_time
-
-from tests.http_client import AsyncClient
-
-NEW_YEAR = datetime(2020, 1, 1)
-
-
-async def check(client: AsyncClient) -> None:
-    assert datetime.now() == NEW_YEAR
-    assert (await client.get("/readyz")).status_code == 200
-    async with asyncio.timeout(5):
-        await asyncio.sleep(0.01)
-
-
-async def test_frozen_inside(client: AsyncClient) -> None:
-    with freeze_time(NEW_YEAR):
-        await check(client)
-
-
-@freeze_time(NEW_YEAR)
-async def test_frozen_outside(client: AsyncClient) -> None:
-    await check(client)
-
-
-@pytest.fixture
-def frozen() -> None:
-    freeze_time(NEW_YEAR).start()
-
-
-async def test_frozen_by_a_fixture(frozen: None, client: AsyncClient) -> None:
-    await check(client)
-
-
-@pytest.mark.committed
-async def test_frozen_for_ever(client: AsyncClient) -> None:
-    await check(client)
-
-
-@pytest.mark.timeout(2)
-async def test_that_hangs(client: AsyncClient) -> None:
-    await asyncio.Event().wait()
-"""
-
-
-@with_projects("default", "other")
-def test_frozen_time_stops_no_timeout(project: Project, copy: Path, tmp_path: Path) -> None:
-    freezegun = tmp_path / "freezegun"
-    project.check("uv", "pip", "install", "--quiet", "--target", str(freezegun), "freezegun")
-    (copy / "tests/test_frozen.py").write_text(FROZEN_TESTS, encoding="utf-8")
-    options = ("-p", "no:randomly", "tests/test_frozen.py")
-    code, output = run_tests(project, copy, *options, PYTHONPATH=str(freezegun))
-    assert code == pytest.ExitCode.TESTS_FAILED
-    assert "1 failed, 4 passed" in output
-    assert "The test did not end within 1.0 s" in output

@@ -2,13 +2,12 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.settings import Settings
 from tests.harness.asgi import IsolatedApp, RunningApp, running
 from tests.harness.databases import Databases
 from tests.harness.isolation import Isolation, isolation_of
@@ -16,6 +15,9 @@ from tests.harness.leftovers import in_own_task
 from tests.harness.live_server import serve
 from tests.harness.transaction import RolledBackTransaction
 from tests.http_client import ASGIWebSocketTransport, AsyncClient
+
+if TYPE_CHECKING:  # imported when the environment is the tests'
+    from app.settings import Settings
 
 MakeClient = Callable[..., Awaitable[AsyncClient]]
 
@@ -37,10 +39,10 @@ async def db_engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
 
 @pytest.fixture(scope="session")
 async def running_app(
-    db_engine: AsyncEngine, settings: Settings, rolled_back_transaction: RolledBackTransaction
+    db_engine: AsyncEngine, settings: "Settings", rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
     """The application, its lifespan begun, once for all tests."""
-    from app.main import create_app  # not before the environment is the tests'
+    from app.main import create_app
 
     async with running(create_app(settings)) as running_app:
         with running_app.bound_to(rolled_back_transaction.engine):

@@ -26,9 +26,9 @@ NO_FIXTURE = (
     "with @pytest.mark.committed."
 )
 NO_TEST_DATABASE = (
-    "The tests were about to open the database {name!r}, which is none of theirs. Make the "
-    "application with `settings`, as the fixture `app` does. A test database of your own has "
-    "'test' in its name, or lies in the temporary directory."
+    "The tests were about to open the database {name!r}, which is none of theirs. Take its URL "
+    "from `settings`, as the fixture `app` does, or from DATABASE_URL in the environment. A test "
+    "database of your own has 'test' in its name, or lies in the temporary directory."
 )
 
 

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dotenv import dotenv_values
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.core.config import ROOT
-from app.settings import Settings
 from tests.harness import postgresql, sqlite
 from tests.harness.databases import Databases, configured_url
 from tests.harness.guard import Phase, guard
@@ -86,17 +86,29 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         "how the tests are kept apart that have no marker for it: rolled_back or committed",
         default=ROLLED_BACK,
     )
-    # From now on, and before the application is imported: whoever reads the settings is told the
-    # tests' database, and nothing of the developer's own.
     config: Any = pluginmanager.get_plugin("pytestconfig")
     url = worker_url(config.getini("test_database"))
-    for name in [name for name in os.environ if name.lower() in Settings.model_fields]:
-        del os.environ[name]
-    os.environ["ENVIRONMENT"] = "test"
-    os.environ["DATABASE_URL"] = url.render_as_string(hide_password=False)
+    set_environment(url.render_as_string(hide_password=False))
     guard.database = Path(str(url.database)).name
     configured = configured_url()
     guard.configured = str(configured.database) if configured else ""
+
+
+def set_environment(database_url: str) -> None:
+    """Put .env.example, and the tests' database, in the place of the developer's environment.
+
+    Whoever reads the settings is told these, also where `app.settings` does so when imported.
+    """
+    example = dotenv_values(ROOT / ".env.example")
+    values = {name: value for name, value in example.items() if value is not None}
+    values |= {"ENVIRONMENT": "test", "DATABASE_URL": database_url}
+    values.pop("TEST_DATABASE_URL", None)  # is for whoever runs the tests to say
+    os.environ |= values
+    from app.settings import Settings
+
+    for name in os.environ.keys() - values.keys():
+        if name.lower() in Settings.model_fields:
+            del os.environ[name]
 
 
 def pytest_configure(config: pytest.Config) -> None:
