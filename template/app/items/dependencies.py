@@ -2,27 +2,26 @@
 
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, Path, WebSocket, WebSocketException, status
+from fastapi import Depends, HTTPException, WebSocket, WebSocketException, status
 from fastapi.requests import HTTPConnection
 from fastapi.security.utils import get_authorization_scheme_param
 
 from app.core.database import SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
+from app.core.schemas import ResourceId
 from app.items.feed import Feed
 from app.items.models import Item
 from app.items.service import find_item
 from app.users.dependencies import CurrentUser, get_current_user
 from app.users.models import User
 
-ItemId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
-
-async def get_owned_item(item_id: ItemId, session: SessionDep, user: CurrentUser) -> Item:
+async def get_owned_item(item_id: ResourceId, session: SessionDep, user: CurrentUser) -> Item:
     """Return the user's item. Raises HTTPException 404, also for the items of others."""
     return found(await find_item(session, user, item_id))
 
 
-async def get_locked_item(item_id: ItemId, session: SessionDep, user: CurrentUser) -> Item:
+async def get_locked_item(item_id: ResourceId, session: SessionDep, user: CurrentUser) -> Item:
     """Return the user's item, for this request alone to change. Raises HTTPException 404."""
     return found(await find_item(session, user, item_id, lock=True))
 

@@ -10,6 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic.json_schema import SkipJsonSchema
 
 from app.core.database import SessionDep
+from app.core.schemas import PageParams
 from app.items import service
 from app.items.dependencies import FeedDep, LockedItem, OwnedItem, SocketUser
 from app.items.models import Item
@@ -20,7 +21,6 @@ from app.items.schemas import (
     ItemPage,
     ItemRead,
     ItemUpdate,
-    PageParams,
 )
 from app.users.dependencies import CurrentUser
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-NO_NUL = r"^[^\x00]*$"  # PostgreSQL stores no NUL in a text
+from app.core.schemas import NO_NUL
 
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Description = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
@@ -44,15 +44,6 @@ class ItemPage(BaseModel):
 
     items: list[ItemRead]
     total: int
-
-
-class PageParams(BaseModel):
-    """Which part of a list: `limit` rows after the first `offset`."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(default=50, ge=1, le=200)
-    offset: int = Field(default=0, ge=0, le=2**31 - 1)
 
 
 EventId = Annotated[int, Field(ge=0, le=2**63 - 1)]

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.core.schemas import PageParams
 from app.items.feed import Feed
 from app.items.models import Item
-from app.items.schemas import ItemCreate, ItemRead, ItemUpdate, PageParams
+from app.items.schemas import ItemCreate, ItemRead, ItemUpdate
 from app.users.models import User
 
 
