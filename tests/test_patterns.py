@@ -34,6 +34,11 @@ PATTERNS = [
     "pytest-asyncio",
     "Time and randomness",
     "Query counts",
+    "Errors",
+    "Relationships",
+    "Money",
+    "Enums",
+    "Filters",
     "Contract",
     "Migrations",
     "The run",
@@ -227,8 +232,8 @@ WATCHED = [
         Mutant(
             "items do not say when they were made",
             ITEMS.format("schemas"),
-            "    description: str | None\n    created_at: datetime\n",
-            "    description: str | None\n",
+            "    tags: list[ItemTag]\n    created_at: datetime\n",
+            "    tags: list[ItemTag]\n",
         ),
     ),
     Watched(
@@ -370,9 +375,9 @@ WATCHED = [
         "Snapshots",
         Mutant(
             "the document says something else",
-            ITEMS.format("router"),
-            '{"description": "No such item"}',
-            '{"description": "Not here"}',
+            ITEMS.format("service"),
+            'title = "No such item"',
+            'title = "Not here"',
         ),
     ),
     Watched(
@@ -412,6 +417,51 @@ WATCHED = [
             "    for item in found:\n"
             "        await session.refresh(item)\n"
             "    return found, total or 0",
+        ),
+    ),
+    Watched(
+        "Errors",
+        Mutant(
+            "errors are no problem details",
+            "app/main.py",
+            "    add_problem_details(app)\n",
+            "",
+        ),
+    ),
+    Watched(
+        "Relationships",
+        Mutant(
+            "tags are loaded on access",
+            ITEMS.format("models"),
+            'order_by="Tag.name", lazy="raise"',
+            'order_by="Tag.name"',
+        ),
+    ),
+    Watched(
+        "Money",
+        Mutant(
+            "prices are floats",
+            ITEMS.format("models"),
+            "mapped_column(Numeric(12, 2))",
+            "mapped_column(Numeric(12, 2, asdecimal=False))",
+        ),
+    ),
+    Watched(
+        "Enums",
+        Mutant(
+            "the database takes any status",
+            "migrations/versions/0001_*.py",
+            ', name="item_status", create_constraint=True)',
+            ', name="item_status")',
+        ),
+    ),
+    Watched(
+        "Filters",
+        Mutant(
+            "the price is not looked at",
+            ITEMS.format("service"),
+            "Item.price <= query.max_price",
+            "Item.price >= 0",
         ),
     ),
     Watched(

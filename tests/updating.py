@@ -221,11 +221,12 @@ def delete_the_items(path: Path) -> None:
     edit(path / "app/main.py", r", \"feed\": Feed\(\)", "")
     edit(path / "app/main.py", r"^ +app\.include_router\(items_router\)\n", "")
     edit(path / "app/models.py", r"^from app\.items[^\n]+\n", "")
-    edit(path / "app/models.py", r'"Item", ', "")
+    edit(path / "app/models.py", r'"Item", ("Tag", )?', "")
     edit(path / "tests/fixtures.py", r', "tests\.items\.fixtures"', "")
     [migration] = path.glob("migrations/versions/0001_*.py")
     edit(migration, r"^    op\.create_table\(\n +\"items\".*?(?=\n\n\ndef)", "")
-    edit(migration, r"^    op\.drop_index[^\n]+\n    op\.drop_table\(\"items\"\)\n", "")
+    edit(migration, r"^( +op\.drop_table\(\"tags\"\)\n)? +op\.drop_index.+?\"items\"\)\n", "")
+    edit(migration, r"(drop_table\(\"users\"\)\n)( +sa\.Enum[^\n]+\n)?", r"\1")
     edit(migration, r"\)\n\n\n\ndef", ")\n\n\ndef")
 
 

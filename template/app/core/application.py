@@ -6,10 +6,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 
 from app.core import health
 from app.core.config import CoreSettings
 from app.core.database import create_engine, create_session_factory
+from app.core.problems import answer_as_fastapi_does
 from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
 from app.core.tracebacks import shorten
 
@@ -39,6 +41,10 @@ def build_app(settings: CoreSettings, lifespan: Lifespan, **options: Any) -> Fas
         finally:
             await engine.dispose()
 
+    options["exception_handlers"] = {
+        RequestValidationError: answer_as_fastapi_does,
+        **(options.get("exception_handlers") or {}),
+    }
     app = FastAPI(lifespan=core_lifespan, **options)
     app.state.settings = settings
     app.state.session_factory = create_session_factory(engine)

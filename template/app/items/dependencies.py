@@ -11,26 +11,19 @@ from app.core.dependencies import SettingsDep
 from app.core.schemas import ResourceId
 from app.items.feed import Feed
 from app.items.models import Item
-from app.items.service import find_item
+from app.items.service import get_item
 from app.users.dependencies import CurrentUser, get_current_user
 from app.users.models import User
 
 
 async def get_owned_item(item_id: ResourceId, session: SessionDep, user: CurrentUser) -> Item:
-    """Return the user's item. Raises HTTPException 404, also for the items of others."""
-    return found(await find_item(session, user, item_id))
+    """Return the user's item. Raises ItemNotFoundError, also for the items of others."""
+    return await get_item(session, user, item_id)
 
 
 async def get_locked_item(item_id: ResourceId, session: SessionDep, user: CurrentUser) -> Item:
-    """Return the user's item, for this request alone to change. Raises HTTPException 404."""
-    return found(await find_item(session, user, item_id, lock=True))
-
-
-def found(item: Item | None) -> Item:
-    """Return the item. Raises HTTPException 404 when there is none."""
-    if item is None:
-        raise HTTPException(status.HTTP_404_NOT_FOUND, "No such item")
-    return item
+    """Return the user's item, for this request alone to change. Raises ItemNotFoundError."""
+    return await get_item(session, user, item_id, lock=True)
 
 
 OwnedItem = Annotated[Item, Depends(get_owned_item)]

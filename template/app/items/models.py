@@ -1,11 +1,21 @@
 """What is stored of an item."""
 
 from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
 
-from sqlalchemy import ForeignKey, String
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import Enum, ForeignKey, Numeric, String
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.core.database import Base
+
+
+class ItemStatus(StrEnum):
+    """Where an item is between its owner and the next one."""
+
+    OWNED = "owned"
+    FOR_SALE = "for_sale"
+    SOLD = "sold"
 
 
 class Item(Base):
@@ -17,4 +27,30 @@ class Item(Base):
     owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"), index=True)
     title: Mapped[str] = mapped_column(String(200))
     description: Mapped[str | None] = mapped_column(String(2000))
+    price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    # A type of this name on PostgreSQL, a CHECK on SQLite; stored are the values, not the names.
+    status: Mapped[ItemStatus] = mapped_column(
+        Enum(
+            ItemStatus,
+            name="item_status",
+            create_constraint=True,
+            values_callable=lambda statuses: [status.value for status in statuses],
+        )
+    )
     created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
+    # Async code cannot load on access: a query that forgets the tags fails, with one or many.
+    tags: Mapped[list["Tag"]] = relationship(
+        back_populates="item", cascade="all, delete-orphan", order_by="Tag.name", lazy="raise"
+    )
+
+
+class Tag(Base):
+    """A word that an item is found by."""
+
+    __tablename__ = "tags"
+
+    item_id: Mapped[int] = mapped_column(
+        ForeignKey("items.id", ondelete="CASCADE"), primary_key=True
+    )
+    name: Mapped[str] = mapped_column(String(50), primary_key=True)
+    item: Mapped[Item] = relationship(back_populates="tags", lazy="raise")

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import Annotated
 
 from anyio import create_task_group
 from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect, status
@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic.json_schema import SkipJsonSchema
 
 from app.core.database import SessionDep
-from app.core.schemas import PageParams
+from app.core.problems import responses_of
 from app.items import service
 from app.items.dependencies import FeedDep, LockedItem, OwnedItem, SocketUser
 from app.items.models import Item
@@ -19,26 +19,18 @@ from app.items.schemas import (
     ItemCreate,
     ItemEvent,
     ItemPage,
+    ItemQuery,
     ItemRead,
     ItemUpdate,
 )
+from app.items.service import ItemNotFoundError
 from app.users.dependencies import CurrentUser
 
-router = APIRouter(
-    prefix="/items",
-    tags=["items"],
-    responses={status.HTTP_401_UNAUTHORIZED: {"description": "The access token is not valid"}},
-)
-
-BAD_BODY: dict[int | str, dict[str, Any]] = {
-    status.HTTP_400_BAD_REQUEST: {"description": "The body is not text"}
-}
-NOT_FOUND: dict[int | str, dict[str, Any]] = {
-    status.HTTP_404_NOT_FOUND: {"description": "No such item"}
-}
+router = APIRouter(prefix="/items", tags=["items"])
+NOT_FOUND = responses_of(ItemNotFoundError)
 
 
-@router.post("", status_code=status.HTTP_201_CREATED, response_model=ItemRead, responses=BAD_BODY)
+@router.post("", status_code=status.HTTP_201_CREATED, response_model=ItemRead)
 async def create_item(
     data: ItemCreate, session: SessionDep, user: CurrentUser, feed: FeedDep
 ) -> Item:
@@ -48,10 +40,10 @@ async def create_item(
 
 @router.get("")
 async def list_items(
-    page: Annotated[PageParams, Query()], session: SessionDep, user: CurrentUser
+    query: Annotated[ItemQuery, Query()], session: SessionDep, user: CurrentUser
 ) -> ItemPage:
-    """List one's own items by page."""
-    items, total = await service.list_items(session, user, page)
+    """List one's own items by page; all, or those of a status or up to a price."""
+    items, total = await service.list_items(session, user, query)
     return ItemPage(items=[ItemRead.model_validate(item) for item in items], total=total)
 
 
@@ -109,7 +101,7 @@ async def read_item(item: OwnedItem) -> Item:
     return item
 
 
-@router.patch("/{item_id}", response_model=ItemRead, responses=BAD_BODY | NOT_FOUND)
+@router.patch("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
 async def change_item(
     data: ItemUpdate, item: LockedItem, session: SessionDep, feed: FeedDep
 ) -> Item:

@@ -1,14 +1,31 @@
 """What goes in and out of the items' endpoints."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic.json_schema import SkipJsonSchema
 
-from app.core.schemas import NO_NUL
+from app.core.schemas import NO_NUL, PageParams
+from app.items.models import ItemStatus
 
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Description = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
+Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
+# In JSON a string, as no client rounds it: "9.50".
+Amount = Annotated[Decimal, PlainSerializer("{:.2f}".format, return_type=str)]
+
+
+class ItemTag(BaseModel):
+    """A word that an item is found by."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=50, pattern=NO_NUL)]
+
+
+Tags = Annotated[list[ItemTag], Field(max_length=20)]
 
 
 class ItemCreate(BaseModel):
@@ -16,6 +33,9 @@ class ItemCreate(BaseModel):
 
     title: Title
     description: Description | None = None
+    price: Price = Decimal(0)
+    status: ItemStatus = ItemStatus.OWNED
+    tags: Tags = []
 
 
 class ItemUpdate(BaseModel):
@@ -23,6 +43,9 @@ class ItemUpdate(BaseModel):
 
     title: Title = ""  # may be left out, but not null
     description: Description | None = None
+    price: Price = Decimal(0)
+    status: ItemStatus = ItemStatus.OWNED
+    tags: Tags = []
 
 
 class ItemRead(BaseModel):
@@ -34,6 +57,9 @@ class ItemRead(BaseModel):
     owner_id: int
     title: str
     description: str | None
+    price: Amount
+    status: ItemStatus
+    tags: list[ItemTag]
     created_at: datetime
 
 
@@ -44,6 +70,13 @@ class ItemPage(BaseModel):
 
     items: list[ItemRead]
     total: int
+
+
+class ItemQuery(PageParams):
+    """Which items, and which part of their list."""
+
+    status: ItemStatus | SkipJsonSchema[None] = None
+    max_price: Price | SkipJsonSchema[None] = None
 
 
 EventId = Annotated[int, Field(ge=0, le=2**63 - 1)]

@@ -2,19 +2,35 @@
 
 from collections.abc import Sequence
 
+from fastapi import status
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
 
-from app.core.schemas import PageParams
+from app.core.problems import ProblemError
 from app.items.feed import Feed
-from app.items.models import Item
-from app.items.schemas import ItemCreate, ItemRead, ItemUpdate
+from app.items.models import Item, Tag
+from app.items.schemas import ItemCreate, ItemQuery, ItemRead, ItemTag, ItemUpdate
 from app.users.models import User
+
+
+class ItemNotFoundError(ProblemError):
+    """The user has no such item; others may."""
+
+    status_code = status.HTTP_404_NOT_FOUND
+    type = "urn:problem-type:item-not-found"
+    title = "No such item"
+
+
+def tags_of(data: Sequence[ItemTag]) -> list[Tag]:
+    """Make the tags that an item was given, each once."""
+    return [Tag(name=name) for name in sorted({tag.name for tag in data})]
 
 
 async def create_item(session: AsyncSession, feed: Feed, owner: User, data: ItemCreate) -> Item:
     """Store a new item of `owner`."""
-    item = Item(owner_id=owner.id, **data.model_dump())
+    fields = data.model_dump(exclude={"tags"})
+    item = Item(owner_id=owner.id, tags=tags_of(data.tags), **fields)
     session.add(item)
     await session.commit()
     feed.publish("created", ItemRead.model_validate(item))
@@ -22,30 +38,39 @@ async def create_item(session: AsyncSession, feed: Feed, owner: User, data: Item
 
 
 async def list_items(
-    session: AsyncSession, owner: User, page: PageParams
+    session: AsyncSession, owner: User, query: ItemQuery
 ) -> tuple[Sequence[Item], int]:
-    """Return one page of the items of `owner`, oldest first, and the number of all."""
-    owned = select(Item).where(Item.owner_id == owner.id)
-    total = await session.scalar(select(func.count()).select_from(owned.subquery()))
-    items = await session.scalars(owned.order_by(Item.id).limit(page.limit).offset(page.offset))
+    """Return one page of the items of `owner` that `query` wants, oldest first, and how many."""
+    wanted = select(Item).where(Item.owner_id == owner.id)
+    if query.status is not None:
+        wanted = wanted.where(Item.status == query.status)
+    if query.max_price is not None:
+        wanted = wanted.where(Item.price <= query.max_price)
+    total = await session.scalar(select(func.count()).select_from(wanted.subquery()))
+    page = wanted.order_by(Item.id).limit(query.limit).offset(query.offset)
+    items = await session.scalars(page.options(selectinload(Item.tags)))
     return items.all(), total or 0
 
 
-async def find_item(
-    session: AsyncSession, owner: User, item_id: int, *, lock: bool = False
-) -> Item | None:
-    """Return the item if it is one of `owner`, else None.
+async def get_item(session: AsyncSession, owner: User, item_id: int, *, lock: bool = False) -> Item:
+    """Return the item of `owner`. Raises ItemNotFoundError.
 
     With `lock`, nobody else changes or deletes it before the session's transaction ends.
     """
     query = select(Item).where(Item.id == item_id, Item.owner_id == owner.id)
-    return await session.scalar(query.with_for_update() if lock else query)
+    query = query.options(selectinload(Item.tags))
+    item = await session.scalar(query.with_for_update() if lock else query)
+    if item is None:
+        raise ItemNotFoundError
+    return item
 
 
 async def change_item(session: AsyncSession, feed: Feed, item: Item, data: ItemUpdate) -> Item:
     """Change the fields that `data` was given."""
-    for name, value in data.model_dump(exclude_unset=True).items():
+    for name, value in data.model_dump(exclude_unset=True, exclude={"tags"}).items():
         setattr(item, name, value)
+    if "tags" in data.model_fields_set:
+        item.tags = tags_of(data.tags)
     await session.commit()
     feed.publish("changed", ItemRead.model_validate(item))
     return item

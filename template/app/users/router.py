@@ -7,11 +7,13 @@ from fastapi.security import OAuth2PasswordRequestForm
 
 from app.core.database import SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
+from app.core.problems import responses_of
 from app.users import service
 from app.users.dependencies import CurrentUser, EmailSenderDep
 from app.users.models import User
 from app.users.schemas import Token, UserCreate, UserRead
 from app.users.security import create_access_token
+from app.users.service import EmailTakenError
 
 router = APIRouter(tags=["users"])
 
@@ -20,10 +22,7 @@ router = APIRouter(tags=["users"])
     "/users",
     status_code=status.HTTP_201_CREATED,
     response_model=UserRead,
-    responses={
-        status.HTTP_400_BAD_REQUEST: {"description": "The body is not text"},
-        status.HTTP_409_CONFLICT: {"description": "The address has an account already"},
-    },
+    responses=responses_of(EmailTakenError),
 )
 async def sign_up(
     data: UserCreate,
@@ -34,12 +33,7 @@ async def sign_up(
     background: BackgroundTasks,
 ) -> User:
     """Create an account; welcome its owner by e-mail."""
-    try:
-        user = await service.sign_up(session, data, settings)
-    except service.EmailTakenError as error:
-        raise HTTPException(
-            status.HTTP_409_CONFLICT, "The address has an account already"
-        ) from error
+    user = await service.sign_up(session, data, settings)
     background.add_task(service.welcome, user.id, user.email, sender, factory)
     return user
 
@@ -64,11 +58,7 @@ async def log_in(
     return Token(access_token=create_access_token(user.id, settings))
 
 
-@router.get(
-    "/users/me",
-    response_model=UserRead,
-    responses={status.HTTP_401_UNAUTHORIZED: {"description": "The access token is not valid"}},
-)
+@router.get("/users/me", response_model=UserRead)
 async def read_me(user: CurrentUser) -> User:
     """Return the account that the access token belongs to."""
     return user

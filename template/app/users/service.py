@@ -3,10 +3,12 @@
 import logging
 from datetime import UTC, datetime
 
+from fastapi import status
 from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from app.core.problems import ProblemError
 from app.settings import Settings
 from app.users.email import EmailNotSentError, EmailSender
 from app.users.models import User
@@ -16,8 +18,12 @@ from app.users.security import hash_password, verify_password
 logger = logging.getLogger(__name__)
 
 
-class EmailTakenError(Exception):
-    """The address has an account already."""
+class EmailTakenError(ProblemError):
+    """Another account has the address."""
+
+    status_code = status.HTTP_409_CONFLICT
+    type = "urn:problem-type:email-taken"
+    title = "The address has an account already"
 
 
 async def sign_up(session: AsyncSession, data: UserCreate, settings: Settings) -> User:
@@ -29,7 +35,7 @@ async def sign_up(session: AsyncSession, data: UserCreate, settings: Settings) -
         await session.commit()
     except IntegrityError as error:  # asking first would leave a gap for a second request
         await session.rollback()
-        raise EmailTakenError(data.email) from error
+        raise EmailTakenError from error
     return user
 
 

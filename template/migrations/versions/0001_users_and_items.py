@@ -31,6 +31,12 @@ def upgrade() -> None:
         sa.Column("owner_id", sa.Integer(), nullable=False),
         sa.Column("title", sa.String(length=200), nullable=False),
         sa.Column("description", sa.String(length=2000), nullable=True),
+        sa.Column("price", sa.Numeric(precision=12, scale=2), nullable=False),
+        sa.Column(
+            "status",
+            sa.Enum("owned", "for_sale", "sold", name="item_status", create_constraint=True),
+            nullable=False,
+        ),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["owner_id"],
@@ -41,9 +47,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_items")),
     )
     op.create_index(op.f("ix_items_owner_id"), "items", ["owner_id"])
+    op.create_table(
+        "tags",
+        sa.Column("item_id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(length=50), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["item_id"], ["items.id"], name=op.f("fk_tags_item_id_items"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("item_id", "name", name=op.f("pk_tags")),
+    )
 
 
 def downgrade() -> None:
+    op.drop_table("tags")
     op.drop_index(op.f("ix_items_owner_id"), table_name="items")
     op.drop_table("items")
     op.drop_table("users")
+    sa.Enum(name="item_status").drop(op.get_bind())

@@ -1,9 +1,9 @@
 """Items for tests, with made-up content."""
 
-from polyfactory import Require
+from polyfactory import Require, Use
 from polyfactory.factories.sqlalchemy_factory import SQLAlchemyFactory
 
-from app.items.models import Item
+from app.items.models import Item, Tag
 
 
 class ItemFactory(SQLAlchemyFactory[Item]):
@@ -13,3 +13,5 @@ class ItemFactory(SQLAlchemyFactory[Item]):
     __set_primary_key__ = False  # the database counts, random ids would collide
 
     owner_id = Require()
+    # Made up, a tag would have an item, which would have tags, and so on.
+    tags = Use(list[Tag])

@@ -2,11 +2,13 @@
 
 import time
 from datetime import UTC, datetime
+from decimal import Decimal
 
 import anyio
 import pytest
 
 from app.items.feed import Feed
+from app.items.models import ItemStatus
 from app.items.schemas import ItemRead
 from tests.patterns.backends import on_both_backends, run_on
 
@@ -15,7 +17,14 @@ OWNER, STRANGER = 1, 2
 
 def item(item_id: int, owner_id: int = OWNER) -> ItemRead:
     return ItemRead(
-        id=item_id, owner_id=owner_id, title="", description=None, created_at=datetime.now(UTC)
+        id=item_id,
+        owner_id=owner_id,
+        title="",
+        description=None,
+        price=Decimal(0),
+        status=ItemStatus.OWNED,
+        tags=[],
+        created_at=datetime.now(UTC),
     )
 
 

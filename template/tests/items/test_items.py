@@ -1,14 +1,18 @@
 """Items: whoever owns them creates, lists, reads, changes and deletes them."""
 
 from datetime import UTC
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from dirty_equals import IsNow, IsPositiveInt
-from sqlalchemy import func, select
+from fastapi import FastAPI
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import selectinload
 
-from app.items.models import Item
+from app.items.models import Item, ItemStatus, Tag
 from app.users.models import User
 from tests.http_client import AsyncClient
 from tests.items.factories import ItemFactory
@@ -36,6 +40,9 @@ async def test_created_item_comes_back_with_id_and_time(
         "owner_id": owner.id,
         "title": "Lamp",
         "description": None,
+        "price": "0.00",
+        "status": "owned",
+        "tags": [],
         "created_at": IsNow(tz=UTC, iso_string=True, delta=5),
     }
 
@@ -46,14 +53,14 @@ async def test_item_with_a_bad_title_is_refused(
 ) -> None:
     response = await owner_client.post("/items", json={"title": title})
     assert response.status_code == 422
-    assert [error["loc"] for error in response.json()["detail"]] == [["body", "title"]]
+    assert [error["loc"] for error in response.json()["errors"]] == [["body", "title"]]
     assert await db_session.scalar(select(func.count()).select_from(Item)) == 0
 
 
 async def test_item_without_a_title_is_refused(owner_client: AsyncClient) -> None:
     response = await owner_client.post("/items", json={})
     assert response.status_code == 422
-    assert response.json()["detail"][0]["type"] == "missing"
+    assert response.json()["errors"][0]["type"] == "missing"
 
 
 @pytest.mark.parametrize("description", ["x" * 2001, "a\0b", 1])
@@ -62,6 +69,106 @@ async def test_item_with_a_bad_description_is_refused(
 ) -> None:
     item = {"title": "Lamp", "description": description}
     assert (await owner_client.post("/items", json=item)).status_code == 422
+
+
+PRICES = ["0.00", "0.10", "0.30", "19.99", "9999999999.99"]
+
+
+@pytest.mark.parametrize("price", PRICES)
+async def test_price_is_stored_and_shown_exactly(
+    owner_client: AsyncClient, db_session: AsyncSession, price: str
+) -> None:
+    response = await owner_client.post("/items", json={"title": "Lamp", "price": price})
+    assert response.json()["price"] == price
+    assert await db_session.scalar(select(Item.price)) == Decimal(price)
+
+
+async def test_prices_add_up(owner_client: AsyncClient, db_session: AsyncSession) -> None:
+    for price in ("0.10", "0.20"):
+        await owner_client.post("/items", json={"title": "Lamp", "price": price})
+    assert await db_session.scalar(select(func.sum(Item.price))) == Decimal("0.30")
+
+
+@pytest.mark.parametrize("price", ["-0.01", "0.001", "10000000000", "NaN", "1e999", None])
+async def test_item_with_a_bad_price_is_refused(
+    owner_client: AsyncClient, price: str | None
+) -> None:
+    response = await owner_client.post("/items", json={"title": "Lamp", "price": price})
+    assert response.status_code == 422
+
+
+@pytest.mark.parametrize("status", ["gone", "OWNED", None])
+async def test_status_that_does_not_exist_is_refused(
+    owner_client: AsyncClient, status: str | None
+) -> None:
+    response = await owner_client.post("/items", json={"title": "Lamp", "status": status})
+    assert response.status_code == 422
+
+
+async def test_status_that_does_not_exist_is_refused_by_the_database(
+    owner: User, item_factory: ItemMaker, db_session: AsyncSession
+) -> None:
+    await item_factory.create_async(owner_id=owner.id)
+    with pytest.raises(DBAPIError):
+        await db_session.execute(text("UPDATE items SET status = 'gone'"))
+
+
+async def test_tags_are_stored_once_each_and_shown_in_order(
+    owner_client: AsyncClient, db_session: AsyncSession
+) -> None:
+    tags = [{"name": name} for name in ("old", "green", "old")]
+    response = await owner_client.post("/items", json={"title": "Lamp", "tags": tags})
+    assert response.json()["tags"] == [{"name": "green"}, {"name": "old"}]
+    item = (await db_session.scalars(select(Item).options(selectinload(Item.tags)))).one()
+    assert [tag.name for tag in item.tags] == ["green", "old"]
+
+
+async def test_tags_are_loaded_with_the_query_or_not_at_all(
+    owner: User, item_factory: ItemMaker, app: FastAPI
+) -> None:
+    item = await item_factory.create_async(owner_id=owner.id, tags=[Tag(name="old")])
+    async with app.state.session_factory() as session:
+        loaded = await session.get_one(Item, item.id, options=[selectinload(Item.tags)])
+        assert [tag.name for tag in loaded.tags] == ["old"]
+    async with app.state.session_factory() as session:
+        forgotten = await session.get_one(Item, item.id)
+        with pytest.raises(InvalidRequestError, match="lazy='raise'"):
+            _ = forgotten.tags
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("", [0, 1, 2]),
+        ("status=for_sale", [1, 2]),
+        ("max_price=10", [0, 1]),
+        ("status=for_sale&max_price=9.50", [1]),
+        ("status=for_sale&offset=1", [2]),
+        ("status=sold", []),
+    ],
+)
+async def test_list_can_be_filtered(
+    owner_client: AsyncClient,
+    owner: User,
+    item_factory: ItemMaker,
+    query: str,
+    expected: list[int],
+) -> None:
+    items = [
+        await item_factory.create_async(owner_id=owner.id, status=status, price=Decimal(price))
+        for status, price in (
+            (ItemStatus.OWNED, "1.00"),
+            (ItemStatus.FOR_SALE, "9.50"),
+            (ItemStatus.FOR_SALE, "9999999999.99"),
+        )
+    ]
+    page = (await owner_client.get(f"/items?{query}")).json()
+    assert [item["id"] for item in page["items"]] == [items[index].id for index in expected]
+
+
+@pytest.mark.parametrize("query", ["status=gone", "max_price=-1", "max_price=cheap"])
+async def test_impossible_filter_is_refused(owner_client: AsyncClient, query: str) -> None:
+    assert (await owner_client.get(f"/items?{query}")).status_code == 422
 
 
 async def test_list_has_one_s_own_items_only(
@@ -118,6 +225,7 @@ async def test_item_can_be_read(
         ({"description": "red"}, ("Lamp", "red")),
         ({"description": None}, ("Lamp", None)),
         ({"title": "Desk", "description": "red"}, ("Desk", "red")),
+        ({"price": "9.50", "status": "sold"}, ("Lamp", "green")),
         ({}, ("Lamp", "green")),
     ],
 )
@@ -135,6 +243,24 @@ async def test_change_stores_what_is_given_and_keeps_the_rest(
     assert (item.title, item.description) == expected  # reloaded after each request
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [({"tags": [{"name": "new"}]}, ["new"]), ({"tags": []}, []), ({}, ["old"])],
+)
+async def test_change_replaces_the_tags(
+    owner_client: AsyncClient,
+    owner: User,
+    item_factory: ItemMaker,
+    db_session: AsyncSession,
+    change: dict[str, Any],
+    expected: list[str],
+) -> None:
+    item = await item_factory.create_async(owner_id=owner.id, tags=[Tag(name="old")])
+    response = await owner_client.patch(f"/items/{item.id}", json=change)
+    assert [tag["name"] for tag in response.json()["tags"]] == expected
+    assert list(await db_session.scalars(select(Tag.name))) == expected
+
+
 @pytest.mark.parametrize("title", BAD_TITLES)
 async def test_change_to_a_bad_title_is_refused(
     owner_client: AsyncClient, owner: User, item_factory: ItemMaker, title: object
@@ -148,7 +274,7 @@ async def test_change_to_a_bad_title_is_refused(
 async def test_deleted_item_is_gone_and_the_others_stay(
     owner_client: AsyncClient, owner: User, item_factory: ItemMaker, db_session: AsyncSession
 ) -> None:
-    item = await item_factory.create_async(owner_id=owner.id)
+    item = await item_factory.create_async(owner_id=owner.id, tags=[Tag(name="old")])
     other = await item_factory.create_async(owner_id=owner.id)
     response = await owner_client.delete(f"/items/{item.id}")
     assert (response.status_code, response.content) == (204, b"")
@@ -164,7 +290,12 @@ async def test_items_of_others_do_not_exist(
     body = {"title": "Mine"} if method == "PATCH" else None
     response = await stranger_client.request(method, f"/items/{item.id}", json=body)
     assert response.status_code == 404
-    assert response.json() == {"detail": "No such item"}
+    assert response.json() == {
+        "type": "urn:problem-type:item-not-found",
+        "title": "No such item",
+        "status": 404,
+        "instance": f"/items/{item.id}",
+    }
     assert item.title == "Lamp"
 
 

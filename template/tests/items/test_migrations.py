@@ -1,13 +1,14 @@
 """What is stored survives the migrations."""
 
 from collections.abc import Callable
+from decimal import Decimal
 
 import pytest
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, text
 
-from app.items.models import Item
+from app.items.models import Item, ItemStatus
 from app.users.models import User
 from tests.harness.databases import ROOT
 from tests.harness.isolation import OwnDatabase
@@ -16,8 +17,8 @@ from tests.harness.isolation import OwnDatabase
 STORED_AT_0001 = [
     "INSERT INTO users (id, email, password_hash, created_at) "
     "VALUES (1, 'ada@example.com', 'hash', '2026-01-31 12:00:00+00:00')",
-    "INSERT INTO items (id, owner_id, title, description, created_at) "
-    "VALUES (2, 1, 'Lamp', NULL, '2026-02-28 12:00:00+00:00')",
+    "INSERT INTO items (id, owner_id, title, description, price, status, created_at) "
+    "VALUES (2, 1, 'Lamp', NULL, 9.50, 'sold', '2026-02-28 12:00:00+00:00')",
 ]
 
 
@@ -40,4 +41,5 @@ async def test_items_of_the_first_release_survive_the_upgrade(isolation: OwnData
     async with isolation.session() as session:
         item = await session.get_one(Item, 2)
         owner = await session.get_one(User, item.owner_id)
-    assert (item.title, item.description, owner.email) == ("Lamp", None, "ada@example.com")
+    assert (item.title, item.price, item.status) == ("Lamp", Decimal("9.50"), ItemStatus.SOLD)
+    assert owner.email == "ada@example.com"

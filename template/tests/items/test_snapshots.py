@@ -26,7 +26,8 @@ async def test_openapi_document(app: FastAPI, snapshot_json: SnapshotAssertion) 
 
 
 async def test_item_body(owner_client: AsyncClient, snapshot_json: SnapshotAssertion) -> None:
-    response = await owner_client.post("/items", json={"title": "Lamp", "description": "green"})
+    new = {"title": "Lamp", "description": "green", "price": "9.50", "tags": [{"name": "old"}]}
+    response = await owner_client.post("/items", json=new)
     moving_parts: dict[str, tuple[type[Any], ...]] = {
         "id": (int,),
         "owner_id": (int,),

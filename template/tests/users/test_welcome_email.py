@@ -84,7 +84,7 @@ async def test_mock_in_place_of_a_dependency_is_taken_for_parameters(
     app.dependency_overrides[get_email_sender] = AsyncMock(spec=EmailSender)
     response = await client.post("/users", json=ADA)
     assert response.status_code == 422
-    assert [error["loc"] for error in response.json()["detail"]] == [
+    assert [error["loc"] for error in response.json()["errors"]] == [
         ["query", "args"],
         ["query", "kwargs"],
     ]

@@ -1,0 +1,223 @@
+"""Errors as problem details: what a feature raises becomes a response here, and nowhere else.
+
+https://www.rfc-editor.org/rfc/rfc9457
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from http.client import responses as phrases
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, Request, Response, status
+from fastapi.exception_handlers import (
+    http_exception_handler,
+    request_validation_exception_handler,
+)
+from fastapi.exceptions import RequestValidationError
+from fastapi.requests import HTTPConnection
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from pydantic.json_schema import SkipJsonSchema, models_json_schema
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MEDIA_TYPE = "application/problem+json"
+PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+SCHEMAS = "#/components/schemas/"
+EMPTY: Mapping[str, object] = {}
+# Not every Python calls these two as RFC 9110 does.
+TITLES = phrases | {413: "Content Too Large", 422: "Unprocessable Content"}
+
+
+class ProblemError(HTTPException):
+    """Why a request is not served: a feature raises its own, which says once what clients read.
+
+    `type` is for programs, and stays when the title changes::
+
+        class OutOfStockError(ProblemError):
+            status_code = status.HTTP_409_CONFLICT
+            type = "urn:problem-type:out-of-stock"
+            title = "The item is out of stock"
+    """
+
+    status_code: int
+    type: str
+    title: str
+
+    def __init__(self, detail: str | None = None, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(self.status_code, detail or self.title, headers)
+
+
+def responses_of(*errors: type[ProblemError]) -> dict[int | str, dict[str, Any]]:
+    """Declare what an endpoint raises: `@router.post(..., responses=responses_of(...))`."""
+    titles = defaultdict(list)
+    for error in errors:
+        titles[error.status_code].append(error.title)
+    return {code: {"description": "; ".join(said)} for code, said in titles.items()}
+
+
+class ProblemDetails(BaseModel):
+    """Why a request was not served."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | SkipJsonSchema[None] = None
+    instance: str
+
+
+class InvalidPart(BaseModel):
+    """A part of a request that is not valid: where it is, and why. Not what it is."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class ValidationProblemDetails(ProblemDetails):
+    """Why a request is not valid."""
+
+    errors: list[InvalidPart]
+
+
+class ProblemResponse(JSONResponse):
+    """A response with problem details."""
+
+    media_type = MEDIA_TYPE
+
+    def render(self, content: Any) -> bytes:
+        """Escape all but ASCII: a client's names of fields may hold what UTF-8 cannot."""
+        return json.dumps(content).encode("ascii")
+
+
+def add_problem_details(app: FastAPI) -> None:
+    """Answer the errors of `app` with problem details, and declare it in its OpenAPI document."""
+    app.add_exception_handler(StarletteHTTPException, answer_http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, answer_invalid_request)  # type: ignore[arg-type]
+    app.add_exception_handler(Exception, answer_unexpected_error)
+    make_stack, make_document = app.build_middleware_stack, app.openapi
+
+    def build_middleware_stack() -> ASGIApp:
+        return BodyLimitProblems(make_stack())
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            declare_problems(make_document())
+        return make_document()
+
+    app.build_middleware_stack = build_middleware_stack  # type: ignore[method-assign]
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def problem(
+    request: HTTPConnection,
+    status_code: int,
+    members: Mapping[str, object] = EMPTY,
+    headers: Mapping[str, str] | None = None,
+) -> ProblemResponse:
+    """Answer `request` with what its status code says, and with `members`."""
+    content = {
+        "type": "about:blank",
+        "title": TITLES.get(status_code, "Error"),
+        **members,
+        "status": status_code,
+        "instance": request.url.path,
+    }
+    if content.get("detail") == content["title"]:
+        del content["detail"]
+    return ProblemResponse(content, status_code, headers)
+
+
+async def answer_http_exception(request: Request, error: StarletteHTTPException) -> Response:
+    """Answer what a feature or the framework raises. A `detail` that is a dict becomes members."""
+    if error.status_code < status.HTTP_400_BAD_REQUEST:  # a redirect, say
+        return await http_exception_handler(request, error)
+    detail: object = error.detail
+    members = dict(detail) if isinstance(detail, dict) else {"detail": str(detail)}
+    if isinstance(error, ProblemError):
+        members |= {"type": error.type, "title": error.title}
+    return problem(request, error.status_code, members, error.headers)
+
+
+async def answer_invalid_request(request: Request, error: RequestValidationError) -> Response:
+    """Answer 422 without the input, which may be a secret."""
+    members = {"errors": invalid_parts(error)}
+    return problem(request, status.HTTP_422_UNPROCESSABLE_CONTENT, members)
+
+
+async def answer_unexpected_error(request: Request, _: Exception) -> Response:
+    """Answer 500 without a word about the error, which the server logs."""
+    return problem(request, status.HTTP_500_INTERNAL_SERVER_ERROR)
+
+
+class BodyLimitProblems:
+    """Answers with a problem where the limit of FastAPI(max_body_size=...) sends plain text."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass all on, but for the response 413."""
+        is_replaced = False
+
+        async def send_problem(message: Message) -> None:
+            nonlocal is_replaced
+            is_plain = PLAIN_TEXT in message.get("headers", ())
+            if is_plain and message["status"] == status.HTTP_413_CONTENT_TOO_LARGE:
+                is_replaced = True
+                response = problem(HTTPConnection(scope), status.HTTP_413_CONTENT_TOO_LARGE)
+                await response(scope, receive, send)
+            elif not is_replaced:
+                await send(message)
+
+        await self._app(scope, receive, send_problem)
+
+
+async def answer_as_fastapi_does(request: Request, error: RequestValidationError) -> Response:
+    """Answer 422, without the input where JSON cannot hold it, such as NaN."""
+    try:
+        return await request_validation_exception_handler(request, error)
+    except (ValueError, RecursionError):
+        body = json.dumps({"detail": invalid_parts(error)})
+        return Response(body, status.HTTP_422_UNPROCESSABLE_CONTENT, media_type="application/json")
+
+
+def invalid_parts(error: RequestValidationError) -> list[dict[str, Any]]:
+    """Say what is wrong with which part of a request; see InvalidPart."""
+    return [{name: each[name] for name in InvalidPart.model_fields} for each in error.errors()]
+
+
+def declare_problems(document: dict[str, Any]) -> None:
+    """Declare problems in an OpenAPI document: a feature's, and what FastAPI answers by itself."""
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            declared = operation["responses"]
+            if "requestBody" in operation:
+                declared.setdefault("400", {"description": "The body cannot be read"})
+            if "security" in operation:
+                declared.setdefault("401", {"description": "Not authenticated"})
+            declared.setdefault("default", {"description": "Any other problem"})
+            for code, response in declared.items():
+                if code[0] in "45d":
+                    declare_problem(response)
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    models = (ProblemDetails, ValidationProblemDetails)
+    schemas |= models_json_schema(
+        [(model, "serialization") for model in models], ref_template=f"{SCHEMAS}{{model}}"
+    )[1]["$defs"]
+    if "webhooks" not in document:
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+
+
+def declare_problem(response: dict[str, Any]) -> None:
+    """Declare what is in an error's response, unless the feature has declared that."""
+    content = response.setdefault("content", {})
+    schema = content.get("application/json", {}).get("schema")
+    model: type[ProblemDetails] = ProblemDetails
+    if schema == {"$ref": f"{SCHEMAS}HTTPValidationError"}:
+        content.clear()
+        model = ValidationProblemDetails
+    if not content:
+        content[MEDIA_TYPE] = {"schema": {"$ref": f"{SCHEMAS}{model.__name__}"}}
