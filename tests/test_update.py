@@ -9,6 +9,7 @@ import pytest
 from copier import run_update
 
 from tests.conftest import PROJECTS
+from tests.mutants import Mutant, plant
 from tests.pairwise import choices, pairwise
 from tests.promises import FILES
 from tests.rendering import Answers, Project, Workshop, commit_all, git, render
@@ -171,7 +172,24 @@ def test_changed_answers_change_the_project_and_keep_months_of_work(team: Projec
     assert "NOTES_PER_PAGE=20" in settings
 
 
-# ---- With edits where there was no reason for any ----
+# ---- With edits of the template's files ----
+
+
+def test_edits_that_many_teams_make_are_merged(releases: Path, tmp_path: Path) -> None:
+    edits = {
+        "ruff.toml": ('    "PLC0415",', '    "PLR2004", # ours\n    "PLC0415",'),
+        ".coveragerc": ("# fail_under = 100 would", "fail_under = 60\n# fail_under = 100 would"),
+        "Dockerfile": ("RUN useradd", "RUN apt-get update && apt-get install -y git\nRUN useradd"),
+    }
+    project = render(releases, tmp_path / "project", {}, PRESENT)
+    for name, (text, edited) in edits.items():
+        plant(Mutant(name, name, text, edited), project)
+    commit_all(project, "Edits")
+    run_update(project, vcs_ref=FUTURE, defaults=True, overwrite=True, quiet=True)
+    fresh = files_in(render(releases, tmp_path / "fresh", {}, FUTURE))
+    merged = files_in(project)
+    for name, (text, edited) in edits.items():
+        assert merged[name] == fresh[name].replace(text, edited)
 
 
 @teams((PRESENT, {"example": False, "docker": True}))

@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 
 from app.core import health
 from app.core.config import CoreSettings
-from app.core.database import create_engine, create_session_factory
+from app.core.database import create_engine, create_session_factory, pool_options
 from app.core.problems import answer_as_fastapi_does
 from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
 from app.core.tracebacks import shorten
@@ -24,7 +24,7 @@ def build_app(settings: CoreSettings, lifespan: Lifespan, **options: Any) -> Fas
     `app.state` holds `settings` and `session_factory`. `lifespan` runs around all requests,
     with the database at hand; what it yields is `request.state`. `options` go to FastAPI.
     """
-    engine = create_engine(settings.database_url)
+    engine = create_engine(settings.database_url, **pool_options(settings))
     streams = EventStreams()
 
     @asynccontextmanager

@@ -42,6 +42,11 @@ class CoreSettings(BaseSettings):
     database_url: Annotated[str, AfterValidator(require_async_driver)]
     secret_key: Annotated[SecretStr, Field(min_length=32)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
+    # Of each process, for a database that is a server: the connections that it keeps, those that it
+    # opens beyond them, and the seconds that a request waits for one.
+    database_pool_size: Annotated[int, Field(ge=1)] = 5
+    database_max_overflow: Annotated[int, Field(ge=0)] = 10
+    database_pool_timeout: Annotated[float, Field(gt=0)] = 30
 
     @model_validator(mode="after")
     def refuse_placeholder(self) -> Self:

@@ -6,7 +6,16 @@ from typing import Annotated, Any, ClassVar
 
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
-from sqlalchemy import Connection, DateTime, Dialect, Engine, MetaData, TypeDecorator, event
+from sqlalchemy import (
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    MetaData,
+    TypeDecorator,
+    event,
+    make_url,
+)
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -14,6 +23,8 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase
+
+from app.core.config import CoreSettings
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -57,6 +68,20 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     engine = create_async_engine(url, pool_pre_ping=True, **options)
     add_listeners(engine.sync_engine)
     return engine
+
+
+def pool_options(settings: CoreSettings) -> dict[str, Any]:
+    """Return the options of create_engine by which `settings` size the pool; SQLite has no server.
+
+    Its writers take turns, and its readers wait for nobody, however many connections there are.
+    """
+    if make_url(settings.database_url).get_backend_name() == "sqlite":
+        return {}
+    return {
+        "pool_size": settings.database_pool_size,
+        "max_overflow": settings.database_max_overflow,
+        "pool_timeout": settings.database_pool_timeout,
+    }
 
 
 def add_listeners(engine: Engine) -> None:

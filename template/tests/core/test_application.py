@@ -7,6 +7,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from app.core.application import build_app
+from app.core.database import pool_options
 from app.core.dependencies import SettingsDep
 from app.settings import Settings
 from tests.harness.asgi import running
@@ -48,6 +49,21 @@ async def test_startup_and_shutdown_surround_the_service(settings: Settings) -> 
         assert running_app.lifespan_state == {"greeting": "hello"}
         assert events == ["startup"]
     assert events == ["startup", "shutdown"]
+
+
+async def test_settings_size_the_pool_of_a_server(settings: Settings) -> None:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        yield {}
+
+    sizes = {"database_pool_size": 3, "database_max_overflow": 2, "database_pool_timeout": 1.5}
+    sized = settings.model_copy(update=sizes)
+    engine = build_app(sized, lifespan).state.session_factory().bind
+    if engine.dialect.name == "sqlite":
+        assert pool_options(sized) == {}
+    else:
+        assert pool_options(sized) == {"pool_size": 3, "max_overflow": 2, "pool_timeout": 1.5}
+        assert engine.pool.size() == 3
 
 
 async def test_failing_startup_raises(settings: Settings) -> None:
