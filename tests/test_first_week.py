@@ -10,9 +10,7 @@ from tests.mutants import Mutant, copied, plant, run_tests
 from tests.rendering import Project
 
 REQUIRED_SETTING = (
-    Mutant(
-        "its field", "app/settings.py", "(CoreSettings):", "(CoreSettings):\n    api_key: str\n"
-    ),
+    Mutant("its field", "app/settings.py", "Settings):", "Settings):\n    api_key: str\n"),
     Mutant("its example", ".env.example", "LOG_LEVEL=INFO", "LOG_LEVEL=INFO\nAPI_KEY=an-example"),
     Mutant(
         "its value in the tests",

@@ -101,6 +101,13 @@ def test_it_is_alive_but_not_ready_without_its_database(project: Project, tmp_pa
         assert httpx.get(f"{server.url}/readyz", timeout=20).status_code == 503
 
 
+@with_projects("core")
+def test_no_key_is_asked_for_where_nothing_signs(project: Project, tmp_path: Path) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/service.db"
+    env = {"ENVIRONMENT": "production", "DATABASE_URL": url}
+    project.check("uv", "run", "alembic", "upgrade", "head", **env)
+
+
 BROKEN = Mutant(
     "an endpoint that breaks",
     "app/main.py",

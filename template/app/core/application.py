@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 
 from app.core import health
-from app.core.config import CoreSettings
+from app.core.config import ServiceSettings
 from app.core.database import create_engine, create_session_factory, pool_options
 from app.core.problems import answer_as_fastapi_does
 from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
@@ -18,7 +18,7 @@ from app.core.tracebacks import shorten
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
-def build_app(settings: CoreSettings, lifespan: Lifespan, **options: Any) -> FastAPI:
+def build_app(settings: ServiceSettings, lifespan: Lifespan, **options: Any) -> FastAPI:
     """Build a FastAPI application with logging, the database and the health probes.
 
     `app.state` holds `settings` and `session_factory`. `lifespan` runs around all requests,

@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
-SettingsT = TypeVar("SettingsT", bound="CoreSettings")
+SettingsT = TypeVar("SettingsT", bound="ServiceSettings")
 
 ROOT = Path(__file__).parents[2]
 """Where `.env` and `.env.example` are, whatever the working directory."""
@@ -33,20 +33,25 @@ def require_async_driver(url: str) -> str:
     return url
 
 
-class CoreSettings(BaseSettings):
+class ServiceSettings(BaseSettings):
     """What the core needs to know. Each field is an environment variable in upper case."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
     environment: Literal["development", "test", "staging", "production"]
     database_url: Annotated[str, AfterValidator(require_async_driver)]
-    secret_key: Annotated[SecretStr, Field(min_length=32)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     # Of each process, for a database that is a server: the connections that it keeps, those that it
     # opens beyond them, and the seconds that a request waits for one.
     database_pool_size: Annotated[int, Field(ge=1)] = 5
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
     database_pool_timeout: Annotated[float, Field(gt=0)] = 30
+
+
+class CoreSettings(ServiceSettings):
+    """The settings of a service that signs something: they also ask for a key, SECRET_KEY."""
+
+    secret_key: Annotated[SecretStr, Field(min_length=32)]
 
     @model_validator(mode="after")
     def refuse_placeholder(self) -> Self:

@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase
 
-from app.core.config import CoreSettings
+from app.core.config import ServiceSettings
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -70,7 +70,7 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
     return engine
 
 
-def pool_options(settings: CoreSettings) -> dict[str, Any]:
+def pool_options(settings: ServiceSettings) -> dict[str, Any]:
     """Return the options of create_engine by which `settings` size the pool; SQLite has no server.
 
     Its writers take turns, and its readers wait for nobody, however many connections there are.

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from app.core import config
-from app.core.config import ROOT, CoreSettings, load_settings
+from app.core.config import ROOT, CoreSettings, ServiceSettings, load_settings
 
 EXAMPLE = (ROOT / ".env.example").read_text()
 DATABASE_URL = EXAMPLE.split("DATABASE_URL=")[1].splitlines()[0]
@@ -43,6 +43,14 @@ def test_settings_come_from_the_environment() -> None:
     assert settings.database_url == DATABASE_URL
     assert settings.secret_key == SecretStr(COMPLETE["SECRET_KEY"])
     assert settings.log_level == "INFO"
+
+
+@pytest.mark.usefixtures("complete_environment")
+def test_key_is_asked_for_where_something_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SECRET_KEY")
+    assert load_settings(ServiceSettings).database_url == DATABASE_URL
+    with pytest.raises(SystemExit, match="SECRET_KEY: is missing"):
+        load_settings(CoreSettings)
 
 
 def test_settings_come_from_the_env_file(fresh_checkout: Path) -> None:
