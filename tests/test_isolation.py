@@ -41,6 +41,7 @@ PATIENCE = "tests/harness/patience.py"
 OBJECTS = "tests/harness/objects.py"
 ASGI = "tests/harness/asgi.py"
 PLUGIN = "tests/harness/plugin.py"
+VARIABLES = "tests/harness/variables.py"
 SQLITE = "tests/harness/sqlite.py"
 POSTGRESQL = "tests/harness/postgresql.py"
 DATABASE = "app/core/database.py"
@@ -308,6 +309,18 @@ MUTANTS = [
         PLUGIN,
         "    except SystemExit as error:",
         "    except ZeroDivisionError as error:",
+    ),
+    Mutant(
+        "a test leaves context variables",
+        VARIABLES,
+        "await run_in(self._context, awaited)",
+        "await awaited",
+    ),
+    Mutant(
+        "context variables of sync fixtures are not seen",
+        VARIABLES,
+        "self._noted[variable] = value",
+        "pass",
     ),
     Mutant("timers stop with the clock", PLUGIN, "        keep_real_time(loop)\n", ""),
     Mutant(

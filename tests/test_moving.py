@@ -1,5 +1,6 @@
 """What others have written moves onto a project without an edit of what is managed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,78 @@ def test_own_engine_and_settings_read_at_import_are_those_of_the_tests(
     # What was refused is raised again after the test.
     assert "3 passed, 1 error" in output
     assert "ERROR tests/test_own.py::test_rolled_back" in output
+
+
+CLIENT = """
+import pytest
+from tests.conftest import MakeClient
+from tests.http_client import AsyncClient
+
+
+@pytest.fixture
+async def client(make_client: MakeClient) -> AsyncClient:
+    return await make_client(headers={"X-Client": "of the team"})
+"""
+TEST_OF_CLIENT = """
+from tests.http_client import AsyncClient
+
+
+async def test_client(client: AsyncClient) -> None:
+    assert client.headers["X-Client"] == "of the team"
+"""
+
+
+@pytest.mark.xdist_group("core")
+def test_fixture_of_a_folder_takes_the_place_of_one_for_all(
+    installed: Callable[[str], Project], tmp_path: Path
+) -> None:
+    project = installed("core")
+    copy = copied(project, tmp_path / "copy")
+    folder = copy / "tests/orders"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "conftest.py").write_text(CLIENT, encoding="utf-8")
+    (folder / "test_client.py").write_text(TEST_OF_CLIENT, encoding="utf-8")
+    code, output = run_tests(project, copy, "tests/orders")
+    assert code == pytest.ExitCode.OK, output
+    # One that is hidden by the template's would be passed over in silence.
+    (folder / "conftest.py").unlink()
+    with (copy / "tests/fixtures.py").open("a", encoding="utf-8") as fixtures:
+        fixtures.write(CLIENT.replace("from tests.conftest import", "MakeClient = None  #"))
+    code, output = run_tests(project, copy, "tests/orders")
+    assert code == pytest.ExitCode.USAGE_ERROR, output
+    assert "tests.fixtures has a fixture 'client' that no test gets" in output
+
+
+OLD_LIBRARY = """
+import warnings
+
+warnings.warn("do not use this", DeprecationWarning, stacklevel=2)
+code = compile("1 is 1", __file__, "eval")
+"""
+IMPORT_OF_OLD_LIBRARY = Mutant(
+    "an import", "tests/fixtures.py", "from app.settings", "import app.old\nfrom app.settings"
+)
+LET_THROUGH = """    "ignore:do not use:DeprecationWarning",
+    'ignore:"is" with:SyntaxWarning',
+]
+"""
+
+
+@pytest.mark.xdist_group("core")
+def test_old_library_can_be_imported_by_fixtures(
+    installed: Callable[[str], Project], tmp_path: Path
+) -> None:
+    project = installed("core")
+    copy = copied(project, tmp_path / "copy")
+    (copy / "app/old.py").write_text(OLD_LIBRARY, encoding="utf-8")
+    plant(IMPORT_OF_OLD_LIBRARY, copy)
+    code, output = run_tests(project, copy, "tests/core/test_health.py")
+    assert code != pytest.ExitCode.OK
+    assert "do not use this" in output
+    configuration = (copy / "pytest.toml").read_text(encoding="utf-8")
+    head, mark, tail = configuration.partition("]\n# In seconds")
+    assert mark
+    (copy / "pytest.toml").write_text(head + LET_THROUGH + mark[2:] + tail, encoding="utf-8")
+    code, output = run_tests(project, copy, "tests/core/test_health.py")
+    assert code == pytest.ExitCode.OK, output

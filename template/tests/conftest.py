@@ -79,7 +79,10 @@ async def db_session(isolation: Isolation) -> AsyncIterator[AsyncSession]:
 async def make_client(
     app: FastAPI, running_app: RunningApp, isolation: Isolation
 ) -> AsyncIterator[MakeClient]:
-    """Makes more clients: with other headers, a login, or `raise_app_exceptions=False`."""
+    """Makes more clients: with other headers, a login, or `raise_app_exceptions=False`.
+
+    The other options are those of AsyncClient.
+    """
     asgi_app = IsolatedApp(running_app, isolation)
     async with AsyncExitStack() as clients:
 
@@ -87,7 +90,8 @@ async def make_client(
             transport = ASGIWebSocketTransport(
                 app=asgi_app, raise_app_exceptions=raise_app_exceptions
             )
-            client = AsyncClient(transport=transport, base_url="http://test", **options)
+            options = {"base_url": "http://test", **options}
+            client = AsyncClient(transport=transport, **options)
             await clients.enter_async_context(in_own_task(client))
             return client
 

@@ -6,6 +6,7 @@ stopped for a while, takes no more than a tick of it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from types import TracebackType
 from typing import Any
 
@@ -46,28 +47,29 @@ class Deadline:
         self._coroutine = coroutine
         self._limit = limit
         self._has_passed = False
+        self._task: asyncio.Task[Any] | None = None
+        self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
-        self._watch = asyncio.create_task(self._end_in_time())
+        with suppress(RuntimeError):  # on trio
+            self._task = asyncio.current_task()
+        if self._task is not None and self._limit is not None:
+            self._watch = asyncio.create_task(self._end(self._task, self._limit))
 
-    async def _end_in_time(self) -> None:
-        if self._limit is None:
-            return
-        await run_for(self._limit)
+    async def _end(self, task: asyncio.Task[Any], limit: float) -> None:
+        await run_for(limit)
         self._has_passed = True
-        self._task.cancel()
-        await run_for(min(GRACE, self._limit / 2))  # before pytest-timeout ends the run
+        task.cancel()
+        await run_for(min(GRACE, limit / 2))  # before pytest-timeout ends the run
         close(self._coroutine)
-        self._task.cancel()  # so that it wakes up, and finds out
+        task.cancel()  # so that it wakes up, and finds out
 
     async def __aexit__(
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watch.cancel()
-        if self._has_passed:
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._task is not None and self._has_passed:
             for _ in range(self._task.cancelling()):
                 self._task.uncancel()
             raise TimeoutError(f"The {self._what} did not end within {self._limit} s.") from error

@@ -44,6 +44,7 @@ from tests.harness.private import (
     leave_cancelled_scopes,
 )
 from tests.harness.transaction import RolledBackTransaction
+from tests.harness.variables import Variables
 
 PATIENCE = 0.5
 """The part of its timeout after which a test, or the end of a fixture, is cancelled.
@@ -72,6 +73,7 @@ OWN_PATIENCE = {"isolation", "cleared_up"}
 TIME_LIMIT = pytest.StashKey[float | None]()
 """Of a test, and of what is torn down after it."""
 FAILED = pytest.StashKey[bool]()
+VARIABLES = pytest.StashKey[Variables]()
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -191,10 +193,26 @@ async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Isolate also the marked tests that ask for no fixture, and clear up after all others."""
+    refuse_hidden_fixtures(items)
     for item in items:
         if isinstance(item, pytest.Function) and "anyio_backend" in item.fixturenames:
             marked = any(item.get_closest_marker(name) for name in WAYS)
             surround(item, "isolation" if marked or is_isolated(item) else "cleared_up")
+
+
+def refuse_hidden_fixtures(items: list[pytest.Item]) -> None:
+    """Raise UsageError for a fixture of a plugin that tests/conftest.py has one of, too."""
+    for item in items:
+        definitions = fixture_definitions(item) if isinstance(item, pytest.Function) else {}
+        for name, found in definitions.items():
+            *others, closest = [definition.func.__module__ for definition in found]
+            own = [module for module in others if module.startswith("tests.")]
+            if closest == "tests.conftest" and own:
+                raise pytest.UsageError(
+                    f"{own[0]} has a fixture {name!r} that no test gets, because that of "
+                    "tests/conftest.py is closer to the tests. Put yours into a conftest.py beside "
+                    "the tests that it is for, such as tests/items/conftest.py."
+                )
 
 
 def surround(item: pytest.Function, fixture: str) -> None:
@@ -211,11 +229,12 @@ def surround(item: pytest.Function, fixture: str) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Refuse sync tests that ask for async fixtures, before anything is set up.
+    """Begin with context variables of its own. Refuse sync tests that ask for async fixtures.
 
     Set up for them, such a fixture is an error now and in each later test that shares it:
     https://github.com/pytest-dev/pytest/issues/14800
     """
+    item.stash[VARIABLES] = Variables()
     if not isinstance(item, pytest.Function) or is_async(item):
         return
     if fixtures := async_fixtures(item):
@@ -273,7 +292,8 @@ def pytest_fixture_setup(
     fixture = fixturedef.func
     if "anyio_backend" in request.fixturenames:
         is_bounded = fixturedef.argname in OWN_PATIENCE
-        fixturedef.func = surviving(fixture, None if is_bounded else request.config)
+        run = running_in_variables(request.node) if fixturedef.scope == "function" else awaited
+        fixturedef.func = surviving(fixture, run, None if is_bounded else request.config)
     try:
         if not is_of_a_test or guard.phase is not Phase.FIXTURES:
             return (yield)
@@ -346,7 +366,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
     """Let an async test that hangs fail in its own time, and let all tests survive it."""
     if iscoroutinefunction(pyfuncitem.obj) and is_on_asyncio(pyfuncitem.funcargs):
         limit = pyfuncitem.stash.get(TIME_LIMIT, None)
-        pyfuncitem.obj = watched(pyfuncitem.obj, limit)
+        pyfuncitem.obj = watched(pyfuncitem.obj, running_in_variables(pyfuncitem), limit)
     return (yield)
 
 
@@ -356,15 +376,30 @@ def is_on_asyncio(arguments: Mapping[str, Any]) -> bool:
     return (backend[0] if isinstance(backend, tuple) else backend) == "asyncio"
 
 
+Run = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
+
+
+def running_in_variables(item: pytest.Item) -> Run:
+    """Return what runs a coroutine with the context variables of a test and its fixtures."""
+    variables = item.stash[VARIABLES]
+    variables.note()
+    return variables.run
+
+
+async def awaited(coroutine: Coroutine[Any, Any, Any]) -> object:
+    """Run a coroutine as it is."""
+    return await coroutine
+
+
 def watched(
-    test: Callable[..., Coroutine[Any, Any, None]], limit: float | None
+    test: Callable[..., Coroutine[Any, Any, None]], run: Run, limit: float | None
 ) -> Callable[..., Awaitable[None]]:
     """Wrap a test: raise TimeoutError after `limit` seconds, and let all tests survive it."""
 
     @functools.wraps(test)
     async def watched_test(**arguments: Any) -> None:
         before = asyncio.all_tasks()
-        coroutine = test(**arguments)
+        coroutine = run(test(**arguments))
         deadline = Deadline("test", coroutine, limit)
         with survived("test"):
             async with deadline:
@@ -403,13 +438,17 @@ def survived(what: str) -> Iterator[None]:
         raise AssertionError(f"The {what} awaits what was cancelled.") from error
 
 
-def surviving(fixture: Callable[..., Any], config: pytest.Config | None) -> Callable[..., Any]:
+def surviving(
+    fixture: Callable[..., Any], run: Run, config: pytest.Config | None
+) -> Callable[..., Any]:
     """Wrap an async fixture so that all tests survive what it raises, and that it does not end.
 
-    `config` knows the time that the test has which is torn down; without it, there is no limit.
+    `run` runs its coroutines. `config` knows the time that the test has which is torn down;
+    without it, there is no limit.
     """
     if ismethod(fixture):
-        method: Callable[..., Any] = surviving(fixture.__func__, config).__get__(fixture.__self__)
+        function = surviving(fixture.__func__, run, config)
+        method: Callable[..., Any] = function.__get__(fixture.__self__)
         return method
     if isasyncgenfunction(fixture):
 
@@ -417,8 +456,8 @@ def surviving(fixture: Callable[..., Any], config: pytest.Config | None) -> Call
         async def surviving_generator(*values: Any, **arguments: Any) -> AsyncIterator[Any]:
             with survived("fixture"):
                 context = asynccontextmanager(fixture)(*values, **arguments)
-                yield await context.__aenter__()
-                leave = context.__aexit__(None, None, None)
+                yield await run(context.__aenter__())
+                leave = run(context.__aexit__(None, None, None))
                 limit = config.stash.get(TIME_LIMIT, None) if config else None
                 async with Deadline("fixture", leave, limit):
                     await leave
@@ -429,7 +468,7 @@ def surviving(fixture: Callable[..., Any], config: pytest.Config | None) -> Call
         @functools.wraps(fixture)
         async def surviving_coroutine(*values: Any, **arguments: Any) -> object:
             with survived("fixture"):
-                return await fixture(*values, **arguments)
+                return await run(fixture(*values, **arguments))
 
         return surviving_coroutine
     return fixture

@@ -136,6 +136,13 @@ async def test_clients_of_two_users_stay_two_users(make_client: MakeClient) -> N
     assert users == ["ada", "bob", "ada"]
 
 
+async def test_client_takes_the_options_of_its_library(make_client: MakeClient) -> None:
+    client = await make_client(base_url="https://service.example/probe", params={"value": "7"})
+    response = await client.get("/cached/seven")
+    assert str(response.url) == "https://service.example/probe/cached/seven?value=7"
+    assert response.json() == "7"
+
+
 async def test_lifespan_state_is_each_request_s_own_copy(client: AsyncClient) -> None:
     assert (await client.get("/probe/visits")).json() == 1
     assert (await client.get("/probe/visits")).json() == 1
