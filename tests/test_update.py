@@ -28,6 +28,7 @@ from tests.updating import (
     deleted,
     lost_lines,
     not_managed,
+    replace_checks,
     update,
     work_as_a_typical_team,
 )
@@ -170,6 +171,53 @@ def test_changed_answers_change_the_project_and_keep_months_of_work(team: Projec
     settings = (team.path / ".env.example").read_text(encoding="utf-8")
     assert "DATABASE_URL=postgresql+asyncpg://" in settings
     assert "NOTES_PER_PAGE=20" in settings
+
+
+# ---- With the example, and without ----
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_one_command_deletes_the_example_and_one_brings_it_back(
+    releases: Path, tmp_path: Path, database: str
+) -> None:
+    answers = {"database": database}
+    project = Project(render(releases, tmp_path / "project", answers, PRESENT), answers)
+    replace_checks(project.path, "true")  # the same files pass them in tests/test_project.py
+    for example in (False, True):
+        said = check_answered(project, example=example)
+        assert ("- migrations/versions/0001_users_and_items.py goes" in said) is not example
+        fresh = tmp_path / f"fresh-{example}"
+        render(releases, fresh, {**answers, "example": example}, PRESENT)
+        replace_checks(fresh, "true")
+        assert files_in_git(project.path) == files_in_git(fresh)
+
+
+def test_the_example_of_the_first_release_is_deleted_after_an_update(
+    releases: Path, tmp_path: Path
+) -> None:
+    first = next(iter(RELEASES))
+    project = Project(render(releases, tmp_path / "project", {}, first), {})
+    append(project.path / "app/main.py", "\nOURS = 1\n")
+    replace_checks(project.path, "true")
+    assert update(project, "--to", PRESENT)[0] == 0
+    commit_all(project.path, "Update")
+    check_answered(project, example=False)
+    assert not list(project.path.glob("*/users/*.py"))
+    made = render(releases, tmp_path / "first", {"example": False}, first)
+    for seam in ("app/main.py", "app/models.py", "app/settings.py", "tests/fixtures.py"):
+        text = (made / seam).read_text(encoding="utf-8")
+        ours = "\nOURS = 1\n" if seam == "app/main.py" else ""
+        assert (project.path / seam).read_text(encoding="utf-8") == text + ours
+
+
+def check_answered(project: Project, *, example: bool) -> str:
+    """Answer once more whether there is an example, at PRESENT, and commit what that changes."""
+    code, said = update(project, "--to", PRESENT, "--data", f"example={example}")
+    assert code == 0, said
+    assert "all checks pass" in said
+    [keep] = re.findall(r"^To keep it: +(.*)$", said, re.MULTILINE)
+    project.check("sh", "-c", keep)
+    return said
 
 
 # ---- With edits of the template's files ----

@@ -41,12 +41,23 @@ def original(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pair(releases: Path, original: Path, tmp_path: Path) -> Pair:
     """A template and a project, for the test to spoil."""
-    template, path = tmp_path / "template", tmp_path / "project"
-    git("clone", "--quiet", releases, template, cwd=tmp_path)
+    path = tmp_path / "project"
     shutil.copytree(original, path)
-    edit_answers(path, _src_path=str(template))
-    commit_all(path, "Start")
-    return Pair(template, Project(path, {"example": False}))
+    return paired(releases, Project(path, {"example": False}))
+
+
+@pytest.fixture
+def example_pair(releases: Path, tmp_path: Path) -> Pair:
+    """A template and a project with the example."""
+    return paired(releases, Project(render(releases, tmp_path / "project", {}, PRESENT), {}))
+
+
+def paired(releases: Path, project: Project) -> Pair:
+    template = project.path.with_name("template")
+    git("clone", "--quiet", releases, template, cwd=project.path.parent)
+    edit_answers(project.path, _src_path=str(template))
+    commit_all(project.path, "Start")
+    return Pair(template, project)
 
 
 def edit_answers(path: Path, **values: object) -> None:
@@ -345,15 +356,12 @@ def test_no_newer_release(pair: Pair) -> None:
 
 def test_a_newer_release_is_told_of(pair: Pair) -> None:
     append(pair.path / "README.md", "Not committed.\n")  # only an update minds
-    workflow = yaml.safe_load((pair.path / ".github/workflows/template.yml").read_text("utf-8"))
-    [command] = [step["run"] for step in workflow["jobs"]["release"]["steps"] if "run" in step]
     with unchanged(pair.path):
-        done = pair.project.run("sh", "-c", command)
-    assert done.returncode == 1
-    assert f"{FUTURE} is out" in done.stdout
-    assert "- Every line that there is." in done.stdout
-    assert "## Unreleased" not in done.stdout
-    assert f"- {command}\n" in (ROOT / "template/.gitlab-ci.yml.jinja").read_text("utf-8")
+        code, said = update(pair.project, "--check")
+    assert code == 1
+    assert f"{FUTURE} is out" in said
+    assert "- Every line that there is." in said
+    assert "## Unreleased" not in said
 
 
 def test_the_changelog_is_told_from_the_releases_in_between(pair: Pair) -> None:
@@ -377,13 +385,14 @@ def release(pair: Pair, name: str, pattern: str, replacement: str) -> None:
     git("tag", "v1001.0.0", cwd=pair.template)
 
 
-def check_told(pair: Pair, *sentences: str) -> None:
+def check_told(pair: Pair, *sentences: str, options: tuple[str, ...] = ()) -> str:
     """Rehearse: what needs attention is listed, and nothing is changed."""
     with unchanged(pair.path):
-        code, said = update(pair.project, "--dry-run")
+        code, said = update(pair.project, "--dry-run", *options)
     assert code == TAKES_A_PERSON, said
     for sentence in (*sentences, "That was the rehearsal; nothing was changed."):
         assert sentence in said, said
+    return said
 
 
 def test_a_choice_that_a_release_takes_away(pair: Pair) -> None:
@@ -420,6 +429,47 @@ def test_dependencies_that_cannot_be_locked(pair: Pair) -> None:
     commit_all(pair.path, "Lock")
     release(pair, "template/pyproject.toml.jinja", r'"fastapi>=[^"]+"', '"fastapi>=9999"')
     check_told(pair, "* uv.lock: not in step with pyproject.toml", "fastapi>=9999")
+
+
+# ---- An answer that changes what is the team's ----
+
+DELETE_EXAMPLE = ("--to", PRESENT, "--data", "example=false")
+OWN_MIGRATION = 'revision, down_revision = "abc", "0001"\n'
+
+
+def test_an_edited_example_is_not_deleted(example_pair: Pair) -> None:
+    path = example_pair.path
+    append(path / "app/users/router.py", "\n# Ours.\n")
+    (path / "app/items/feed.py").unlink()
+    (path / "app/users/permissions.py").write_text("OURS = 1\n", encoding="utf-8")
+    commit_all(path, "Edit")
+    edited = "you have edited them:\n\n  app/users/router.py\n\n"
+    check_refused(example_pair, edited, "git rm", options=DELETE_EXAMPLE)
+
+
+def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
+    path = example_pair.path
+    edit(path / "app/main.py", r'"feed": Feed\(\)', '"feed": Feed(), "ours": 1')
+    (path / "README.md").write_text("# Ours\n", encoding="utf-8")
+    (path / "migrations/versions/abc_ours.py").write_text(OWN_MIGRATION, encoding="utf-8")
+    commit_all(path, "Edit")
+    migration = "* migrations/versions/0001_users_and_items.py: kept, for you have migrations"
+    said = check_told(example_pair, migration, options=DELETE_EXAMPLE)
+    [number] = re.findall(r"^\* app/main.py:(\d+): conflict", said, re.MULTILINE)
+    assert int(number) > 1
+    assert said.count("\n* ") == 2, said
+    assert "README.md" not in said
+    assert not re.search(r"^ migrations/versions/0001", said, re.MULTILINE)
+
+
+def test_an_example_that_meets_files_of_the_team_is_told(pair: Pair) -> None:
+    router = pair.path / "app/users/router.py"
+    router.parent.mkdir()
+    router.write_text("OURS = 1\n", encoding="utf-8")
+    (pair.path / "migrations/versions/abc_ours.py").write_text(OWN_MIGRATION, encoding="utf-8")
+    commit_all(pair.path, "Users of our own")
+    told = ("* app/users/router.py:1: conflict", "0001_users_and_items.py: not brought, for you")
+    check_told(pair, *told, options=("--to", PRESENT, "--data", "example=true"))
 
 
 # ---- Interrupted ----

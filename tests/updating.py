@@ -236,6 +236,14 @@ def edit_the_users(path: Path) -> None:
     (path / "tests/users/test_greeting.py").write_text(ENDPOINT_TEST, encoding="utf-8")
 
 
+def replace_checks(path: Path, command: str) -> None:
+    """Let a command stand for the project's checks, and commit that."""
+    table = f'\n[tool.poe.tasks.check]\nshell = """\n{command}\n"""\n'
+    append(path / "poe_tasks.toml", table)
+    append(path / ".gitignore", "uv.lock\n")
+    commit_all(path, "Replace the checks")
+
+
 # ---- What an update has done ----
 
 

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,8 @@ from packaging.version import InvalidVersion, Version
 
 PROJECT = Path(__file__).resolve().parents[1]
 ANSWERS_FILE = ".copier-answers.yml"
+MIGRATIONS = Path("migrations/versions")
+CONFLICT = {b"<<<<<<< before updating", b"<<<<<<< HEAD"}
 TAB = "\t"
 UV = os.environ.get("UV", "uv")  # the one that runs this, which need not be on the path
 GIT = "git" if Path.cwd() == PROJECT else f"git -C {shlex.quote(str(PROJECT))}"
@@ -300,20 +302,62 @@ def settings(template: Template, directory: Path) -> dict[str, str]:
 class Rehearsal:
     """The project, once more, in a repository of its own: first as committed, then updated."""
 
-    directory: Path
+    scratch: Path
+    prefix: str
     before: str
     env: Mapping[str, str]
     tree: str = ""
     unmerged: str = ""
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def directory(self) -> Path:
+        """Where the project is; in a larger repository that is a folder."""
+        return self.scratch / "rehearsal" / self.prefix
 
     def git(self, *arguments: str | Path, feed: str = "") -> str:
         """Run git in the rehearsal."""
         return run("git", *arguments, cwd=self.directory, feed=feed, env=self.env)
 
+    def copier(self, *arguments: str | Path) -> None:
+        """Run Copier; RefusedError when it fails."""
+        command = (sys.executable, "-m", "copier", *arguments, "--defaults", "--quiet")
+        try:
+            run(*command, env=self.env)
+        except CommandError as error:
+            last_words = str(error).splitlines()[-1]  # above them may be a traceback
+            raise RefusedError(f"Copier could not do it: {last_words}") from error
+
+    def render(self, answers: Mapping[str, Any], name: str, *asked: str) -> Path:
+        """Render what the project was, with these answers, before anybody edited it."""
+        file = self.scratch / f"{name}.yml"
+        given = {name: value for name, value in answers.items() if not name.startswith("_")}
+        file.write_text(yaml.safe_dump(given), encoding="utf-8")
+        options = ("--vcs-ref", str(answers["_commit"]), "--data-file", str(file), *asked)
+        directory = self.scratch / name / self.prefix
+        self.copier("copy", *options, str(answers["_src_path"]), directory)
+        return directory
+
+    def commit(self, directory: Path, files: Iterable[str], *options: str) -> str:
+        """Make a commit of files of something that was rendered."""
+        env = {
+            **self.env,
+            "GIT_DIR": str(self.scratch / "rehearsal" / ".git"),
+            "GIT_WORK_TREE": str(self.scratch / directory.relative_to(self.scratch).parts[0]),
+            "GIT_INDEX_FILE": str(self.scratch / "index"),
+        }
+        run("git", "read-tree", "--empty", cwd=directory, env=env)
+        feed = "\0".join(name for name in files if (directory / name).exists())
+        if feed:
+            add = ("git", "add", "--force", "--pathspec-from-file=-", "--pathspec-file-nul")
+            run(*add, cwd=directory, env=env, feed=feed)
+        tree = run("git", "write-tree", cwd=directory, env=env).strip()
+        return self.git("commit-tree", tree, *options, "-m", "after updating").strip()
+
     def take_down(self) -> None:
         """Keep what is here now as a tree of git."""
-        self.unmerged = self.unmerged or self.git("ls-files", "--unmerged", "--full-name", "-z")
+        self.unmerged += self.git("ls-files", "--unmerged", "--full-name", "-z")
         self.git("add", "--all", "--force", ".")
         self.tree = self.git("write-tree").strip()
 
@@ -331,57 +375,36 @@ def objects() -> Path:
     return PROJECT / git("rev-parse", "--git-path", "objects").strip()
 
 
-def set_up(directory: Path, env: Mapping[str, str]) -> Rehearsal:
+def set_up(scratch: Path, env: Mapping[str, str]) -> Rehearsal:
     """Put the project, as it is committed, into a new repository that borrows from its own."""
     before, prefix, kind = git("rev-parse", "HEAD", "--show-prefix", "--show-object-format").split(
         "\n"
     )[:3]
-    run("git", "init", "--quiet", f"--object-format={kind}", directory, env=env)
-    alternates = directory / ".git" / "objects" / "info" / "alternates"
+    top = scratch / "rehearsal"
+    run("git", "init", "--quiet", f"--object-format={kind}", top, env=env)
+    alternates = top / ".git" / "objects" / "info" / "alternates"
     alternates.write_text(f"{objects().resolve()}\n", encoding="utf-8")
-    run("git", "checkout", "--quiet", "--detach", before, cwd=directory, env=env)
-    return Rehearsal(directory / prefix, before, env)
+    run("git", "checkout", "--quiet", "--detach", before, cwd=top, env=env)
+    return Rehearsal(scratch, prefix, before, env)
 
 
-def copier(*arguments: str | Path, env: Mapping[str, str]) -> None:
-    """Run Copier; RefusedError when it fails."""
-    try:
-        run(sys.executable, "-m", "copier", *arguments, "--defaults", "--quiet", env=env)
-    except CommandError as error:
-        last_words = str(error).splitlines()[-1]  # above them may be a traceback
-        raise RefusedError(f"Copier could not do it: {last_words}") from error
-
-
-def render_as_made(
-    answers: Mapping[str, Any], base: str, directory: Path, env: Mapping[str, str]
-) -> Path:
-    """Render what the project was before anybody edited it."""
-    file = directory.with_suffix(".yml")
-    given = {name: value for name, value in answers.items() if not name.startswith("_")}
-    file.write_text(yaml.safe_dump(given), encoding="utf-8")
-    options = ("--vcs-ref", base, "--data-file", file)
-    copier("copy", *options, str(answers["_src_path"]), directory, env=env)
-    return directory
-
-
-def rehearse(
-    rehearsal: Rehearsal, release: str, data: list[str], as_made: Callable[[], Path]
-) -> None:
-    """Update the project in the rehearsal, and note what needs attention.
-
-    `as_made` gives the project as nobody had edited it; it takes a while, and mostly is not needed.
-    """
-    refuse_windows_line_ends(rehearsal, as_made)
+def rehearse(rehearsal: Rehearsal, release: str, data: list[str], template: Template) -> None:
+    """Update the project in the rehearsal, and note what needs attention."""
     before = read_answers(rehearsal.directory)
+    # Takes a while, and mostly is not needed.
+    as_made = functools.cache(lambda: rehearsal.render(before, "as_made"))
+    refuse_windows_line_ends(rehearsal, as_made)
     asked = [option for answer in data for option in ("--data", answer)]
-    copier("update", "--vcs-ref", release, *asked, rehearsal.directory, env=rehearsal.env)
+    rehearsal.copier("update", "--vcs-ref", release, *asked, rehearsal.directory)
     rehearsal.take_down()
     asked_for = {answer.partition("=")[0] for answer in data}
     rehearsal.problems += [
         *changed_answers(before, read_answers(rehearsal.directory), asked_for),
         *lost_edits(rehearsal, as_made),
-        *left_to_resolve(rehearsal),
     ]
+    if data:
+        follow_answers(rehearsal, asked, template)
+    rehearsal.problems += left_to_resolve(rehearsal)
     if not rehearsal.problems:
         rehearsal.problems += relock(rehearsal)
 
@@ -432,12 +455,144 @@ def lost_edits(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> Iterator[st
             )
 
 
+# ---- What an answer changes in the files that are yours ----
+
+
+@dataclass
+class Change:
+    """What answers change in the files that Copier's update leaves alone: seams and starters."""
+
+    made: Path
+    wanted: Path
+    files: list[str]
+
+    def edits(self, rehearsal: Rehearsal) -> int:
+        """Count the lines that the project does not have (any more)."""
+        return sum(
+            len(set((read(self.made / name) or b"").splitlines()) - set(file.splitlines()))
+            for name in self.files
+            if (file := read(rehearsal.directory / name)) is not None
+        )
+
+
+def follow_answers(rehearsal: Rehearsal, asked: list[str], template: Template) -> None:
+    """Merge what changed answers change in seams and starters."""
+    nearest = None
+    for change in possible_changes(rehearsal, asked, template):
+        if nearest is None or change.edits(rehearsal) < nearest.edits(rehearsal):
+            nearest = change
+        if nearest.edits(rehearsal) == 0:
+            break
+    if nearest is None:
+        return
+    leave_migrations_in_use(rehearsal, nearest)
+    refuse_edited_starters(rehearsal, nearest)
+    for prose in (False, True):
+        # A text that was rewritten is not merged: a conflict in it would help nobody.
+        options = ("--strategy-option=ours",) if prose else ()
+        files = [name for name in nearest.files if (Path(name).suffix != ".py") == prose]
+        older = rehearsal.commit(nearest.made, files)
+        newer = rehearsal.commit(nearest.wanted, files, "-p", older)
+        try:
+            rehearsal.git("cherry-pick", "--no-commit", *options, newer)
+        except CommandError:
+            if not rehearsal.git("ls-files", "--unmerged"):
+                raise
+        rehearsal.take_down()
+
+
+def possible_changes(
+    rehearsal: Rehearsal, asked: list[str], template: Template
+) -> Iterator[Change]:
+    """Give what the answers change at each release that the project has been at, newest first.
+
+    Updates leave seams and starters as they are. So they are of the release that brought them.
+    """
+    source = read_answers(rehearsal.directory)["_src_path"]
+    touched = set(rehearsal.changed("AMD"))
+    for number, answers in enumerate(past_answers(template)):
+        here = {**answers, "_src_path": source}
+        made = rehearsal.render(here, f"made-{number}")
+        wanted = rehearsal.render(here, f"wanted-{number}", *asked)
+        found = {
+            file.relative_to(directory).as_posix()
+            for directory in (made, wanted)
+            for file in directory.rglob("*")
+            if file.is_file()
+        }
+        differ = sorted(name for name in found if read(made / name) != read(wanted / name))
+        yield Change(made, wanted, [name for name in differ if name not in touched])
+
+
+def past_answers(template: Template) -> Iterator[dict[str, Any]]:
+    """Give the answers that the project has had, newest first."""
+    seen = []
+    for commit in git("log", "--format=%H", "--", ANSWERS_FILE).split():
+        try:
+            answers = yaml.safe_load(git("show", f"{commit}:./{ANSWERS_FILE}"))
+            known = template.commit(str(answers["_commit"]))
+        except (CommandError, yaml.YAMLError, KeyError, TypeError):
+            continue  # it was deleted, or broken, for a while
+        if known and answers not in seen:
+            seen.append(answers)
+            yield answers
+
+
+def leave_migrations_in_use(rehearsal: Rehearsal, change: Change) -> None:
+    """Leave migrations as they are where the team has its own, and tell of it."""
+    examples = {name for name in change.files if Path(name).parent == MIGRATIONS}
+    there = (rehearsal.directory / MIGRATIONS).glob("*.py")
+    own = {(MIGRATIONS / file.name).as_posix() for file in there} - examples
+    for name in sorted(examples):
+        file = rehearsal.directory / name
+        edited = file.exists() and read(file) != read(change.made / name)
+        goes = not (change.wanted / name).exists()
+        if own or edited:
+            change.files.remove(name)
+            what = "drops its tables" if goes else "makes the tables of the new models"
+            rehearsal.problems.append(
+                f"{name}: {'kept' if goes else 'not brought'}, for you have migrations of your "
+                f"own. Write one that {what}: "
+                "uv run alembic upgrade head && uv run alembic revision --autogenerate"
+            )
+        elif goes:
+            rehearsal.notes.append(
+                f"{name} goes. A database that has been migrated, and is to be kept, needs it: "
+                f"{GO_BACK} -- {name}, and then write one that drops its tables."
+            )
+
+
+def refuse_edited_starters(rehearsal: Rehearsal, change: Change) -> None:
+    """Raise RefusedError where a file that is to go has been edited."""
+    edited = [
+        name
+        for name in change.files
+        if not (change.wanted / name).exists()
+        and (rehearsal.directory / name).exists()
+        and read(rehearsal.directory / name) != read(change.made / name)
+    ]
+    if edited:
+        raise RefusedError(
+            "These files would go, and you have edited them:\n\n  " + "\n  ".join(edited) + "\n\n"
+            "Move what you need of them elsewhere, delete them (git rm), commit, and try again."
+        )
+
+
+def read(file: Path) -> bytes | None:
+    """Return what is in a file; None when it does not exist."""
+    return file.read_bytes() if file.exists() else None
+
+
+# ---- What is left to do ----
+
+
 def left_to_resolve(rehearsal: Rehearsal) -> Iterator[str]:
     """Tell of what could not be merged, and of TOML and YAML that can no longer be read."""
     for name in rehearsal.changed("AM"):
         file = rehearsal.directory / name
-        lines = file.read_bytes().splitlines()
-        conflicts = [n for n, line in enumerate(lines, 1) if line == b"<<<<<<< before updating"]
+        conflicts = [
+            n for n, line in enumerate(file.read_bytes().splitlines(), 1) if line in CONFLICT
+        ]
         for number in conflicts:
             yield f"{name}:{number}: conflict; keep what is right between <<<<<<< and >>>>>>>."
         if file.suffix == ".rej":
@@ -591,10 +746,10 @@ def update(options: argparse.Namespace, directory: Path) -> int:
 
     say("Rehearsing the update ...")
     env = settings(template, directory)
-    as_made = functools.cache(lambda: render_as_made(answers, base, directory / "as_made", env))
-    rehearsal = set_up(directory / "rehearsal", env)
-    rehearse(rehearsal, release or base, options.data, as_made)
+    rehearsal = set_up(directory, env)
+    rehearse(rehearsal, release or base, options.data, template)
     say(rehearsal.git("diff", "--stat=100", rehearsal.before, rehearsal.tree).rstrip("\n"))
+    say(*(f"- {note}" for note in rehearsal.notes))
     say(*(f"* {problem}" for problem in rehearsal.problems))
     if options.dry_run:
         say("That was the rehearsal; nothing was changed.")
@@ -610,7 +765,8 @@ def update(options: argparse.Namespace, directory: Path) -> int:
     else:
         outcome, code = f"{name} is here, but the checks fail: see above.", 1
     # Only what git knows, and only here: no work of neighbours, no secret beside the files.
-    keep = f"{GIT} commit -m {shlex.quote(f'Update the template to {name}')} -- ."
+    message = f"Update the template to {name}" if release else f"Answer {', '.join(options.data)}"
+    keep = f"{GIT} commit -m {shlex.quote(message)} -- ."
     if rehearsal.unmerged:
         keep = f"{GIT} diff --check -- . && {keep}"  # not while there are markers
     say("", outcome, f"To keep it:  {keep}", f"To go back:  {GO_BACK} .")
