@@ -412,6 +412,22 @@ def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> Non
     assert "* app/core/config.py" not in update(pair.project, "--dry-run")[1]
 
 
+def test_what_a_release_changes_in_a_file_that_was_moved(pair: Pair) -> None:
+    git("mv", "tests/harness/guard.py", "tests/our_guard.py", cwd=pair.path)
+    git("rm", "--quiet", ".pre-commit-config.yaml", "tests/patterns/backends.py", cwd=pair.path)
+    commit_all(pair.path, "Move")
+    append(pair.template / "template/.pre-commit-config.yaml", "# Newer.\n")
+    git("rm", "--quiet", "template/tests/patterns/backends.py", cwd=pair.template)
+    release(pair, "template/tests/harness/guard.py", r"\A", "# Newer.\n")
+    with unchanged(pair.path):
+        code, said = update(pair.project, "--dry-run")
+    assert code == DONE, said
+    [change] = re.findall(r"^- tests/harness/guard.py: .*?(?=^\S)", said, re.MULTILINE | re.DOTALL)
+    assert re.search(r"\(\d insertions\(\+\)\)", change)
+    assert "\n    +# Newer.\n" in change
+    assert said.count("\n- ") == 1 + said.count("\n- Every line"), said
+
+
 def test_toml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
     append(pair.path / "pyproject.toml", "\n[tool.ours]\n")
     commit_all(pair.path, "Edit")

@@ -184,6 +184,11 @@ class Template:
             return False
         return True
 
+    def changed_files(self, older: str, newer: str) -> set[str]:
+        """Name the files of a project that may differ between two releases."""
+        said = git("diff", "--name-only", "-z", older, newer, "--", "template", cwd=self.clone)
+        return {name.removeprefix("template/").removesuffix(".jinja") for name in names(said)}
+
     def changes(self, older: str, newer: str) -> str:
         """Return what the changelog of `newer` says about the releases after `older`."""
         try:
@@ -402,6 +407,7 @@ def rehearse(rehearsal: Rehearsal, release: str, data: list[str], template: Temp
         *changed_answers(before, read_answers(rehearsal.directory), asked_for),
         *lost_edits(rehearsal, as_made),
     ]
+    rehearsal.notes += missed_changes(rehearsal, before, release, template)
     if data:
         follow_answers(rehearsal, asked, template)
     rehearsal.problems += left_to_resolve(rehearsal)
@@ -584,6 +590,34 @@ def read(file: Path) -> bytes | None:
 
 
 # ---- What is left to do ----
+
+
+def missed_changes(
+    rehearsal: Rehearsal, older: Mapping[str, Any], release: str, template: Template
+) -> Iterator[str]:
+    """Show what the release changes in files that the team has moved or deleted."""
+    sources = template.changed_files(str(older["_commit"]), release)
+    absent = {name for name in sources if not (rehearsal.directory / name).exists()}
+    if not absent.difference(rehearsal.changed("D")):
+        return
+    # What an update changes where nobody has edited anything; a starter it does not touch.
+    unedited = rehearsal.render(older, "unedited")
+
+    def git(*arguments: str) -> str:
+        return run("git", *arguments, cwd=unedited, env=rehearsal.env)
+
+    git("init", "--quiet")
+    git("add", "--all", "--force")
+    git("commit", "--quiet", "--message", "unedited")
+    rehearsal.copier("update", "--vcs-ref", release, unedited)
+    for name in sorted(absent.difference(rehearsal.changed("D"))):
+        if (unedited / name).exists() and (change := git("diff", "HEAD", "--", name)):
+            total = git("diff", "--shortstat", "HEAD", "--", name).strip().partition(", ")[2]
+            body = "".join(f"\n    {line}".rstrip(" ") for line in change.splitlines()[4:])
+            yield (
+                f"{name}: you have moved or deleted the file, and this release changes it "
+                f"({total}). Where you have moved it, carry this over:{body}"
+            )
 
 
 def left_to_resolve(rehearsal: Rehearsal) -> Iterator[str]:
