@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -514,6 +514,138 @@ def test_an_interrupted_update_changes_nothing(pair: Pair, sign: signal.Signals)
             assert "Traceback" not in rest
         git("worktree", "prune", cwd=pair.path)
     assert update(pair.project, "--dry-run")[0] == DONE
+
+
+# ---- In CI ----
+
+# Knows of one pull request from the branch once there is one, and records what it is called with.
+GH = """#!/bin/sh
+echo "$*" >> "$RECORD"
+case "$1 $2" in
+"pr list") if [ -e "$RECORD.open" ]; then echo 1; else echo 0; fi ;;
+"pr create") touch "$RECORD.open" ;;
+esac
+for last; do :; done
+case "$last" in *.md) cp "$last" "$RECORD.body" ;; esac
+"""
+
+
+class Ci(NamedTuple):
+    """A repository of the project, and a runner that clones it."""
+
+    origin: Path
+    directory: Path
+
+    def run(self, script: str, name: str, **env: str) -> str:
+        """Run a job's script in a new clone; return what it says."""
+        path = self.directory / name
+        shutil.rmtree(path, ignore_errors=True)
+        git("clone", "--quiet", self.origin, path, cwd=self.directory)
+        path_variable = f"{self.directory / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        unset = dict.fromkeys(("GIT_AUTHOR_NAME", "GIT_AUTHOR_EMAIL"), "")
+        job = Project(path, {})
+        shell = ("env", *(f"--unset={name}" for name in unset), "bash", "-e", "-c", script)
+        return job.check(*shell, PATH=path_variable, **env)
+
+    def branch(self, what: str = "%s") -> str:
+        """Return what is on top of the proposed branch."""
+        return git("log", "-1", f"--format={what}", "template-update", cwd=self.origin).strip()
+
+    def commit_by_hand(self) -> None:
+        """Let somebody commit to the proposed branch."""
+        path = self.directory / "by hand"
+        git("clone", "--quiet", "--branch=template-update", self.origin, path, cwd=self.directory)
+        append(path / "ruff.toml", "# By hand.\n")
+        commit_all(path, "By hand")
+        git("push", "--quiet", cwd=path)
+
+
+@pytest.fixture
+def ci(pair: Pair, tmp_path: Path) -> Ci:
+    """The origin of a project whose update has a conflict, so that no checks are run."""
+    edit(pair.path / "ruff.toml", r"\A#", "# Ours.")
+    commit_all(pair.path, "Edit")
+    git("clone", "--quiet", "--bare", pair.path, tmp_path / "origin.git", cwd=tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gh").write_text(GH, encoding="utf-8")
+    (tmp_path / "bin/gh").chmod(0o755)
+    return Ci(tmp_path / "origin.git", tmp_path)
+
+
+def steps(workflow: Path) -> dict[str, str]:
+    """Return what the steps of a workflow run, by name."""
+    jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
+    return {step["name"]: step["run"] for job in jobs for step in job["steps"] if "run" in step}
+
+
+TITLE = f"Update the template to {FUTURE}, with work to do"
+
+
+def test_github_gets_one_pull_request_with_what_the_rehearsal_found(ci: Ci, tmp_path: Path) -> None:
+    scripts = steps(ROOT / "template/.github/workflows/template.yml")
+    (tmp_path / "temp").mkdir()
+    output, record = tmp_path / "output", tmp_path / "record"
+    env = {
+        "RUNNER_TEMP": str(tmp_path / "temp"),
+        "GITHUB_OUTPUT": str(output),
+        "GITHUB_WORKSPACE": str(tmp_path / "propose"),
+        "GITHUB_RUN_ID": "7",
+        "BRANCH": "template-update",
+        "TITLE": TITLE,
+        "RECORD": str(record),
+    }
+    ci.run(scripts["Update"], "update", **env)
+    assert output.read_text(encoding="utf-8") == f"title={TITLE}\n"
+    for own_token, actions in (("false", ["create", "edit"]), ("true", ["edit"])):
+        for action in actions:
+            ci.run(scripts["Propose"], "propose", MAY_CHANGE_WORKFLOWS=own_token, **env)
+            said = record.read_text(encoding="utf-8").splitlines()
+            assert said[-1].startswith(f"pr {action} ")
+            assert f"--title {TITLE}" in said[-1]
+            assert ci.branch() == TITLE
+            body = (tmp_path / "record.body").read_text(encoding="utf-8")
+            assert "* ruff.toml:1: conflict" in body
+            changed = git("diff", "--name-only", "main", "template-update", cwd=ci.origin).split()
+            assert "docs/audience.md" in changed
+            workflows = [name for name in changed if name.startswith(".github/workflows")]
+            assert bool(workflows) is (own_token == "true")
+            assert ("git apply --index --include" in body) is (own_token == "false")
+            assert git("log", "--oneline", "main..template-update", cwd=ci.origin).count("\n") == 1
+    ci.commit_by_hand()
+    ci.run(scripts["Propose"], "propose", MAY_CHANGE_WORKFLOWS="true", **env)
+    assert ci.branch() == "By hand"
+
+
+def test_gitlab_gets_a_merge_request_with_what_the_rehearsal_found(
+    ci: Ci, tmp_path: Path, rendered: Callable[..., Path]
+) -> None:
+    jobs = yaml.safe_load((rendered(ci="gitlab") / ".gitlab-ci.yml").read_text(encoding="utf-8"))
+    script = jobs["template"]["script"][1]
+    hook = ci.origin / "hooks/pre-receive"
+    hook.write_text(f"#!/bin/sh\nenv > {tmp_path / 'pushed'}\n", encoding="utf-8")
+    hook.chmod(0o755)
+    git("config", "receive.advertisePushOptions", "true", cwd=ci.origin)
+    users, address = tmp_path / "gitconfig", "https://template:secret@gitlab.example:443/a/b.git"
+    git("config", "--file", users, f"url.{ci.origin}.insteadOf", address, cwd=tmp_path)
+    env = {
+        "GIT_CONFIG_GLOBAL": str(users),
+        "BRANCH": "template-update",
+        "CI_SERVER_PROTOCOL": "https",
+        "CI_SERVER_HOST": "gitlab.example",
+        "CI_SERVER_PORT": "443",
+        "CI_PROJECT_PATH": "a/b",
+    }
+    for _ in range(2):
+        ci.run(script, "job", TEMPLATE_TOKEN="secret", **env)
+        pushed = (tmp_path / "pushed").read_text(encoding="utf-8")
+        assert "=merge_request.create\n" in pushed
+        assert f"=merge_request.title={TITLE}\n" in pushed
+        assert ci.branch() == TITLE
+        assert "* ruff.toml:1: conflict" in ci.branch("%b")
+        assert git("log", "--oneline", "main..template-update", cwd=ci.origin).count("\n") == 1
+    ci.commit_by_hand()
+    assert "stays as it is" in ci.run(script, "job", TEMPLATE_TOKEN="secret", **env)
+    assert ci.branch() == "By hand"
 
 
 # ---- Half-way ----
