@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.rendering import ROOT, Project, commit_all, git, render
-from tests.updating import FUTURE, PRESENT, append, edit, update
+from tests.updating import FUTURE, PRESENT, append, edit, replace_checks, update
 
 DONE, TAKES_A_PERSON, REFUSED = 0, 1, 2
 
@@ -646,6 +646,29 @@ def test_gitlab_gets_a_merge_request_with_what_the_rehearsal_found(
     ci.commit_by_hand()
     assert "stays as it is" in ci.run(script, "job", TEMPLATE_TOKEN="secret", **env)
     assert ci.branch() == "By hand"
+
+
+# ---- The checks ----
+
+OLD = "echo 'app/old.py:3:1: F401 old'"
+NEW = (
+    "if grep -q 'Changed at the top' ruff.toml; then echo 'FAILED tests/test_a.py::test_it - 1'; fi"
+)
+
+
+def test_checks_that_failed_before_are_not_put_down_to_the_update(pair: Pair) -> None:
+    replace_checks(pair.path, f"{OLD}; exit 1")
+    code, said = update(pair.project)
+    assert code == DONE, said
+    assert "the checks fail as they did before it" in said
+    assert "checks pass" not in said
+
+
+def test_what_checks_say_since_the_update_is_told(pair: Pair) -> None:
+    replace_checks(pair.path, f"{OLD}; {NEW}; exit 1")
+    code, said = update(pair.project)
+    assert code == TAKES_A_PERSON, said
+    assert "This is new:\n\n  FAILED tests/test_a.py::test_it\n\n" in said
 
 
 # ---- Half-way ----
