@@ -75,6 +75,22 @@ def test_tests_depend_on_no_directory_and_no_environment(project: Project, copy:
     assert not list(copy.glob("**/mine.db"))
 
 
+TYPE_LEFT = Mutant(
+    "a way down that forgets a type",
+    "migrations/versions/0001_*.py",
+    '    sa.Enum(name="item_status").drop(op.get_bind())\n',
+    "",
+)
+
+
+@with_projects("postgresql")
+def test_what_a_downgrade_leaves_is_named(project: Project, copy: Path) -> None:
+    plant(TYPE_LEFT, copy)
+    code, output = run_tests(project, copy, "tests/core/test_migrations.py")
+    assert code == pytest.ExitCode.TESTS_FAILED, output
+    assert "this is left: type item_status. Drop it in downgrade():" in output
+
+
 def break_migration(copy: Path) -> None:
     (copy / "migrations/versions/broken.py").write_text(MIGRATION, encoding="utf-8")
 
