@@ -91,6 +91,22 @@ def test_what_a_downgrade_leaves_is_named(project: Project, copy: Path) -> None:
     assert "this is left: type item_status. Drop it in downgrade():" in output
 
 
+NEW_VALUE = Mutant(
+    "a value that the database does not know",
+    "app/items/models.py",
+    '    SOLD = "sold"\n',
+    '    SOLD = "sold"\n    GIVEN_AWAY = "given_away"\n',
+)
+
+
+@with_projects("default", "postgresql")
+def test_new_value_of_an_enum_needs_a_migration(project: Project, copy: Path) -> None:
+    plant(NEW_VALUE, copy)
+    code, output = run_tests(project, copy, "tests/core/test_migrations.py")
+    assert code == pytest.ExitCode.TESTS_FAILED, output
+    assert "given_away" in output
+
+
 def break_migration(copy: Path) -> None:
     (copy / "migrations/versions/broken.py").write_text(MIGRATION, encoding="utf-8")
 
