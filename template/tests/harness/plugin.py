@@ -43,6 +43,7 @@ from tests.harness.private import (
     keep_real_time,
     leave_cancelled_scopes,
 )
+from tests.harness.tracebacks import close_coroutines, explain
 from tests.harness.transaction import RolledBackTransaction
 from tests.harness.variables import Variables
 
@@ -338,8 +339,11 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note that a test has failed: it need not be told twice why."""
-    item.stash[FAILED] = item.stash.get(FAILED, False) or call.excinfo is not None
+    """Note that a test has failed: it need not be told twice why, but in short."""
+    if call.excinfo is not None:
+        item.stash[FAILED] = True
+        explain(call.excinfo.value)
+        close_coroutines()
     return (yield)
 
 

@@ -1,0 +1,63 @@
+"""What a test that fails shows: the project's own lines, and where an `await` is missing."""
+
+import asyncio
+import gc
+import sys
+import traceback
+from collections.abc import Iterator
+from inspect import CORO_CREATED, getcoroutinestate
+from pathlib import Path
+from types import CoroutineType, FrameType
+
+from app.core.config import ROOT
+
+# What the template brought is like a library. pytest leaves its own frames out by itself.
+LIBRARIES = (Path(sys.prefix), ROOT / "app/core", ROOT / "tests/harness")
+PYTEST = {"_pytest", "pluggy"}
+NOT_AWAITED = "`{}` is a coroutine: an `await` is missing."
+
+
+def explain(error: BaseException) -> None:
+    """Hide the frames of libraries, but for --full-trace; name what was not awaited."""
+    for each in chain(error):
+        for frame, _ in traceback.walk_tb(each.__traceback__):
+            if is_of_library(frame):
+                frame.f_globals["__tracebackhide__"] = True
+                continue
+            for name, value in frame.f_locals.items():
+                if is_not_awaited(value):
+                    each.add_note(NOT_AWAITED.format(name))
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an exception, and those that have led to it."""
+    found = [error]
+    for each in found:  # which grows
+        yield each
+        causes = (each.__cause__, each.__context__)
+        found += [cause for cause in causes if cause is not None and cause not in found]
+
+
+def is_of_library(frame: FrameType) -> bool:
+    """Say whether others than the project's developers have written what runs in a frame."""
+    if frame.f_globals.get("__name__", "").partition(".")[0] in PYTEST:
+        return False
+    file = Path(frame.f_globals.get("__file__", ""))
+    return not file.is_relative_to(ROOT) or any(map(file.is_relative_to, LIBRARIES))
+
+
+def is_not_awaited(value: object) -> bool:
+    """Say whether a value is a coroutine that has not begun."""
+    return type(value) is CoroutineType and getcoroutinestate(value) == CORO_CREATED
+
+
+def close_coroutines() -> None:
+    """Close what a failed test has not awaited; what tasks have yet to begin ends with them.
+
+    Else a warning is raised when it is collected, in the middle of another test.
+    """
+    objects = gc.get_objects()
+    of_tasks = {id(each.get_coro()) for each in objects if issubclass(type(each), asyncio.Task)}
+    for each in objects:
+        if is_not_awaited(each) and id(each) not in of_tasks:
+            each.close()
