@@ -126,5 +126,5 @@ def test_service_without_settings_stops_without_a_traceback(fresh_checkout: Path
         check=False,
     )
     assert started.returncode == 1
-    assert "SECRET_KEY: is missing" in started.stderr
+    assert "DATABASE_URL: is missing" in started.stderr
     assert "Traceback" not in started.stderr
