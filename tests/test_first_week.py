@@ -143,3 +143,81 @@ def test_what_all_tests_need_fails_once(
     assert len(output.splitlines()) < 60, output
     for reason in reasons:
         assert reason in output
+
+
+CALLS_OUT = Mutant(
+    "a lifespan that calls out", "app/main.py", "    yield {", "    call_out()\n    yield {"
+)
+SWALLOWS = Mutant(
+    "a lifespan that survives that",
+    "app/main.py",
+    "    yield {",
+    "    with suppress(AssertionError):\n        call_out()\n    yield {",
+)
+EXPORTS = Mutant(
+    "a lifespan that exports telemetry",
+    "app/main.py",
+    "    yield {",
+    '    Thread(target=export, name="exporter", daemon=True).start()\n    yield {',
+)
+CALL = Mutant(
+    "what calls out",
+    "app/main.py",
+    "\n\n@asynccontextmanager",
+    """
+
+def call_out() -> None:
+    socket.create_connection(("collector.example.com", 4318))
+
+
+def export() -> None:
+    while True:
+        with suppress(OSError):
+            call_out()
+        time.sleep(0.01)
+
+
+@asynccontextmanager""",
+)
+IMPORTS = Mutant(
+    "its imports",
+    "app/main.py",
+    "from collections.abc import AsyncIterator\n",
+    "import socket\nimport time\nfrom collections.abc import AsyncIterator\n"
+    "from contextlib import suppress\nfrom threading import Thread\n",
+)
+AT_IMPORT = Mutant("an import that calls out", "app/main.py", "app = create_app()", "call_out()")
+OURS = """
+import app.main
+
+
+async def test_service_is_alive(client):
+    assert (await client.get("/livez")).status_code == 200
+
+
+async def test_service_is_still_alive(client):
+    assert (await client.get("/livez")).status_code == 200
+"""
+
+
+@pytest.mark.parametrize(
+    ("edit", "workers", "signs"),
+    [
+        (CALLS_OUT, "0", ["app/main.py, line", "A fixture for more than one test, such as"]),
+        (SWALLOWS, "0", ["2 passed", "A fixture for more than one test, such as"]),
+        (EXPORTS, "2", ["2 passed", "The thread 'exporter'"]),
+        (AT_IMPORT, "2", ["app/main.py:", "A module wanted"]),
+    ],
+)
+@with_projects("core")
+def test_what_calls_out_for_all_tests_is_refused_and_blames_none(
+    project: Project, copy: Path, edit: Mutant, workers: str, signs: list[str]
+) -> None:
+    for each in (edit, CALL, IMPORTS):
+        plant(each, copy)
+    (copy / "tests/test_ours.py").write_text(OURS, encoding="utf-8")
+    code, output = run_tests(project, copy, "-n", workers, "tests/test_ours.py")
+    assert code != pytest.ExitCode.OK, output
+    assert len(output.splitlines()) < 60, output
+    for sign in ["Tests reach this machine only, and collector.example.com:4318", *signs]:
+        assert sign in output

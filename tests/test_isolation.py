@@ -40,6 +40,7 @@ LEFTOVERS = "tests/harness/leftovers.py"
 PATIENCE = "tests/harness/patience.py"
 OBJECTS = "tests/harness/objects.py"
 ASGI = "tests/harness/asgi.py"
+NETWORK = "tests/harness/network.py"
 PLUGIN = "tests/harness/plugin.py"
 VARIABLES = "tests/harness/variables.py"
 SQLITE = "tests/harness/sqlite.py"
@@ -334,6 +335,19 @@ MUTANTS = [
     ),
     Mutant(
         "the marker is passed over", ISOLATION, "    if way is Phase.COMMITTED:", "    if False:"
+    ),
+    Mutant("the network is open", NETWORK, "    watch()  # before", "    # before"),
+    Mutant(
+        "tests are blamed for the lifespan's tasks",
+        NETWORK,
+        "self.is_setting_up_for_all or for_all_tests.get()",
+        "self.is_setting_up_for_all",
+    ),
+    Mutant(
+        "tests are blamed for the lifespan's threads",
+        NETWORK,
+        "threading.current_thread() not in self.threads_before",
+        "True",
     ),
 ]
 

@@ -21,7 +21,12 @@ if TYPE_CHECKING:  # imported when the environment is the tests'
 
 MakeClient = Callable[..., Awaitable[AsyncClient]]
 
-pytest_plugins = ["tests.harness.plugin", "tests.harness.queries", "tests.fixtures"]
+pytest_plugins = [
+    "tests.harness.network",
+    "tests.harness.plugin",
+    "tests.harness.queries",
+    "tests.fixtures",
+]
 
 
 @pytest.fixture(scope="session")

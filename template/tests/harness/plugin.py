@@ -35,6 +35,7 @@ from tests.harness.databases import Databases, configured_url
 from tests.harness.guard import Phase, guard
 from tests.harness.isolation import ROLLED_BACK, WAYS
 from tests.harness.leftovers import clearing_up, wait_for_closing
+from tests.harness.network import working_for_all_tests
 from tests.harness.patience import Deadline
 from tests.harness.private import (
     fail_again,
@@ -293,7 +294,7 @@ def pytest_fixture_setup(
     fixture = fixturedef.func
     if "anyio_backend" in request.fixturenames:
         is_bounded = fixturedef.argname in OWN_PATIENCE
-        run = running_in_variables(request.node) if fixturedef.scope == "function" else awaited
+        run = running_in_variables(request.node) if fixturedef.scope == "function" else run_for_all
         fixturedef.func = surviving(fixture, run, None if is_bounded else request.config)
     try:
         if not is_of_a_test or guard.phase is not Phase.FIXTURES:
@@ -390,9 +391,10 @@ def running_in_variables(item: pytest.Item) -> Run:
     return variables.run
 
 
-async def awaited(coroutine: Coroutine[Any, Any, Any]) -> object:
-    """Run a coroutine as it is."""
-    return await coroutine
+async def run_for_all(coroutine: Coroutine[Any, Any, Any]) -> object:
+    """Run a coroutine of a fixture for more than one test."""
+    with working_for_all_tests():
+        return await coroutine
 
 
 def watched(

@@ -4,8 +4,10 @@
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import thread as pools
 from inspect import iscoroutine
 from typing import Any
 
@@ -36,6 +38,11 @@ def is_closing(task: asyncio.Task[Any]) -> bool:
 def is_of_anyio(task: asyncio.Task[Any]) -> bool:
     """Say whether a task is what anyio's pytest plugin runs tests and fixtures in."""
     return getattr(task.get_coro(), "__qualname__", "").startswith("TestRunner.")
+
+
+def is_worker(thread: threading.Thread) -> bool:
+    """Say whether a thread belongs to a pool, of concurrent.futures or of anyio."""
+    return thread in pools._threads_queues or isinstance(thread, anyio_on_asyncio.WorkerThread)
 
 
 def fixture_definitions(item: pytest.Function) -> Mapping[str, Sequence[pytest.FixtureDef[Any]]]:

@@ -1,11 +1,13 @@
 """What the harness knows of other packages is still so: see tests/harness/private.py."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import closing
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -15,6 +17,7 @@ from tests.harness.private import (
     go_on_after_exits,
     is_closing,
     is_of_anyio,
+    is_worker,
     leave_cancelled_scopes,
     leave_scopes,
 )
@@ -43,6 +46,12 @@ async def test_tasks_that_close_are_recognized(db_engine: AsyncEngine) -> None:
 
     await watch(AsyncSession(db_engine))
     assert [is_closing(task) for task in closing] == [True]
+
+
+async def test_threads_of_pools_are_recognized(anyio_backend: str) -> None:
+    assert is_worker(await asyncio.to_thread(threading.current_thread))
+    assert is_worker(await anyio.to_thread.run_sync(threading.current_thread))
+    assert not is_worker(threading.main_thread())
 
 
 def test_fixtures_of_a_test_are_found(request: pytest.FixtureRequest, tmp_path: object) -> None:

@@ -1,0 +1,299 @@
+"""The network: tests reach this machine, and what a marker or the project allows beside it.
+
+Python's sockets are watched, in all threads and until the process ends: what telemetry sends at
+exit is refused, too. Nobody watches what opens sockets in C (uvloop, gRPC, libpq), nor other
+processes.
+"""
+
+import asyncio
+import functools
+import socket
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from sqlalchemy import URL
+
+from tests.harness.databases import configured_url
+from tests.harness.guard import IsolationError, current_task, guard
+from tests.harness.private import is_of_anyio, is_worker
+
+REFUSED = (
+    "Tests reach this machine only, and {place} is elsewhere. Put a double in the place of what "
+    "calls out, or allow the host: for a test with @pytest.mark.allow_hosts({host!r}), for all "
+    "tests with `allow_hosts` in pytest.toml."
+)
+REFUSED_TO_ALL = (
+    "Tests reach this machine only, and {place} is elsewhere. {caller} wanted to reach it, on "
+    "behalf of no test: switch that off in the settings of tests/fixtures.py, or allow the host "
+    "for all tests with `allow_hosts` in pytest.toml."
+)
+
+LOOK_UPS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr")
+CALLS = ("connect", "connect_ex", "sendto")
+INTERNET = {socket.AF_INET, socket.AF_INET6}
+
+for_all_tests: ContextVar[bool] = ContextVar("for_all_tests", default=False)
+"""Whether the running code is an async fixture for more than one test, or was started by one."""
+
+
+class Network:
+    """Decides who may reach what, and remembers what it has refused on behalf of no test."""
+
+    def __init__(self) -> None:
+        self.refusals: list[str] = []
+        self.allowed: list[str] = []
+        """The patterns of hosts that are allowed to all."""
+        self.test: pytest.Item | None = None
+        self.is_setting_up_for_all = False
+        """Whether a fixture for more than one test is being set up."""
+        self.threads_before: set[threading.Thread] = set()
+        """The threads that are not the test's. Those of pools work for anybody."""
+        self._names: dict[str, str] = {}
+        """The names that addresses were found by."""
+
+    def note_threads(self) -> None:
+        """Note that the threads of now were not started by the test that begins."""
+        threads = {each for each in threading.enumerate() if not is_worker(each)}
+        self.threads_before = threads - {threading.main_thread()}
+
+    def find(self, host: Any, found: Any) -> None:
+        """Remember the addresses that `host` has been found to have."""
+        for *_, address in found:
+            self._names[address[0]] = text(host)
+
+    def check(self, host: Any, port: object = None) -> None:
+        """Raise an error where `host` is on another machine, and not allowed."""
+        host = text(host)
+        name = self._names.get(host, host)
+        if is_local(host) or is_local(name):
+            return
+        is_of_the_test = self._is_of_the_test()
+        allowed = [*self.allowed, *(allowed_by(self.test) if is_of_the_test else ())]
+        if any(fnmatchcase(each, pattern) for each in (host, name) for pattern in allowed):
+            return
+        place = f"{name}:{text(port)}" if port else name
+        if is_of_the_test:
+            guard.refuse(REFUSED.format(place=place, host=name))
+        self._refuse_to_all(place)
+
+    def _is_of_the_test(self) -> bool:
+        if self.test is None or self.is_setting_up_for_all or for_all_tests.get():
+            return False
+        return threading.current_thread() not in self.threads_before
+
+    def _refuse_to_all(self, place: str) -> None:
+        """Raise what `place` is refused with on behalf of no test; the run fails with it."""
+        thread = threading.current_thread()
+        if thread is not threading.main_thread():
+            caller = f"The thread {thread.name!r}"
+        elif self.test is None:
+            caller = "A module"
+        else:
+            caller = "A fixture for more than one test, such as the application's lifespan,"
+        reason = REFUSED_TO_ALL.format(place=place, caller=caller)
+        if reason not in self.refusals:
+            self.refusals.append(reason)
+        if is_called_by_pytest():
+            raise IsolationError(reason)
+        # What works in the background knows what to do when the network is down.
+        raise ConnectionRefusedError(reason)
+
+
+network = Network()
+"""The one of this process, as there is one module `socket`."""
+
+
+def text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes | bytearray) else str(value)
+
+
+def is_address(host: str) -> bool:
+    """Say whether `host` is an address already, and no name to look up."""
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def is_local(host: str) -> bool:
+    """Say whether `host` is this machine."""
+    if is_address(host):
+        address = ip_address(host)
+        return address.is_loopback or address.is_unspecified
+    return host in {"", "localhost", socket.gethostname()}
+
+
+def allowed_by(test: pytest.Item | None) -> Iterator[str]:
+    """Give the patterns of hosts that the markers of a test allow."""
+    for marker in test.iter_markers("allow_hosts") if test else ():
+        for hosts in marker.args:
+            yield from [hosts] if isinstance(hosts, str) else hosts
+
+
+def is_called_by_pytest() -> bool:
+    """Say whether a test, a fixture or a module runs here, and nothing that one has started."""
+    if threading.current_thread() is not threading.main_thread():
+        return False
+    task = current_task()
+    return task is None or is_of_anyio(task)
+
+
+# ---- What is watched ----
+
+
+@functools.cache
+def watch() -> None:
+    """Check from now on what is looked up, connected to, and sent a datagram."""
+    patch = pytest.MonkeyPatch()  # which nobody undoes
+    for name in LOOK_UPS:
+        patch.setattr(socket, name, checked_look_up(getattr(socket, name)))
+    for name in CALLS:
+        patch.setattr(socket.socket, name, checked_call(getattr(socket.socket, name)))
+    patch.setattr(
+        asyncio.BaseEventLoop, "run_in_executor", on_behalf(asyncio.BaseEventLoop.run_in_executor)
+    )
+
+
+def checked_look_up(look_up: Any) -> Any:
+    """Wrap a function of the module `socket` that looks up a name."""
+
+    @functools.wraps(look_up)
+    def checked(host: Any, *arguments: Any, **options: Any) -> object:
+        if host is not None and not is_address(text(host)):
+            network.check(host, *arguments[:1])
+        found = look_up(host, *arguments, **options)
+        if look_up.__name__ == "getaddrinfo":
+            network.find(host, found)
+        return found
+
+    return checked
+
+
+def checked_call(call: Any) -> Any:
+    """Wrap a method of sockets whose last argument is an address."""
+
+    @functools.wraps(call)
+    def checked(sock: socket.socket, *arguments: Any) -> object:
+        if sock.family in INTERNET and arguments and isinstance(arguments[-1], tuple):
+            try:
+                network.check(*arguments[-1][:2])
+            except IsolationError:
+                sock.close()  # which whoever calls does for an OSError alone
+                raise
+        return call(sock, *arguments)
+
+    return checked
+
+
+def on_behalf(run_in_executor: Any) -> Any:
+    """Wrap a method of event loops: let a thread know that it works for all tests."""
+
+    @functools.wraps(run_in_executor)
+    def run(
+        loop: asyncio.AbstractEventLoop, executor: Any, function: Any, *arguments: Any
+    ) -> object:
+        if for_all_tests.get():
+            function = functools.partial(run_for_all_tests, function)
+        return run_in_executor(loop, executor, function, *arguments)
+
+    return run
+
+
+def run_for_all_tests(function: Any, *arguments: Any) -> object:
+    with working_for_all_tests():
+        return function(*arguments)
+
+
+@contextmanager
+def working_for_all_tests() -> Iterator[None]:
+    """Say whether what runs in the context, and what it starts, belongs to more than one test."""
+    before = for_all_tests.get()
+    for_all_tests.set(True)
+    try:
+        yield
+    finally:
+        for_all_tests.set(before)
+
+
+# ---- What pytest is taught ----
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini(
+        "allow_hosts",
+        "the hosts on other machines that tests may reach, as in *.example.com",
+        type="linelist",
+    )
+    watch()  # before the application is imported
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "allow_hosts(host, ...): hosts on other machines that the test may reach."
+    )
+    network.allowed = config.getini("allow_hosts")
+    network.allowed += hosts_of(configured_url())
+
+
+def hosts_of(url: URL | None) -> list[str]:
+    """Name the hosts that the database is on."""
+    if url is None:
+        return []
+    hosts = [url.host or "", *url.normalized_query.get("host", ())]
+    return [host.partition(":")[0] for host in hosts if host]
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Note which test runs."""
+    network.test = item
+    network.note_threads()
+    try:
+        return (yield)
+    finally:
+        network.test = None
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
+    """Note which fixtures, and which threads of theirs, are for more than one test."""
+    if fixturedef.scope == "function":
+        return (yield)
+    network.is_setting_up_for_all = True
+    try:
+        return (yield)
+    finally:
+        network.note_threads()
+        network.is_setting_up_for_all = False
+
+
+# ---- A run fails for what was refused on behalf of no test ----
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what was refused to a worker of pytest-xdist."""
+    refusals = getattr(node, "workeroutput", {}).get("network_refusals", [])
+    network.refusals.extend(each for each in refusals if each not in network.refusals)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["network_refusals"] = network.refusals
+    elif network.refusals and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    told = "".join(each.longreprtext for each in terminalreporter.getreports("error"))
+    if refusals := [each for each in network.refusals if each not in told]:
+        terminalreporter.section("refused", red=True)
+        for reason in refusals:
+            terminalreporter.line(reason)
