@@ -185,14 +185,14 @@ SPEAKS_OF = {
     ("example", True): r"app[./](users|items)|/(users|items)\b|\b(users|items)/|class (User|Item)\b"
     r"|\b(jwt|pyjwt|pwdlib|argon2\w*|multipart|email.validator|access_token|password_hash"
     r"|smtp\w*|aiosmtp\w*|email_from|e-mail|schemathesis|polyfactory|syrupy|time.machine"
-    r"|dirty.equals|snapshots?|accounts?)\b",
+    r"|dirty.equals|snapshots?|accounts?|stamina|breach\w*)\b",
     ("ci", "github"): r"[gG]it[hH]ub(?!\.com/)|\bActions\b",
     ("ci", "gitlab"): r"[gG]it[lL]ab|\bCI_[A-Z]",
     ("python_version", "3.11"): r"\b3\.11\b|\bpy311\b",
     ("python_version", "3.12"): r"\b3\.12\b|\bpy312\b",
     ("python_version", "3.13"): r"\b3\.13\b|\bpy313\b",
     ("http_client", "httpx"): r"httpx(?!2)",
-    ("http_client", "httpx2"): r"httpx2(?!.*starlette\.testclient)",
+    ("http_client", "httpx2"): r"httpx2(\[ws\]|\.websockets)",
     ("docker", True): r"docker|\bcompose\b|container",
     ("ci", "any"): r"\bCI\b",
 }
@@ -254,7 +254,7 @@ DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
     ("example", True): {
         *("email-validator", "python-multipart", "pwdlib", "pyjwt", "aiosmtplib"),
         *("schemathesis", "aiosmtpd", "dirty-equals", "polyfactory", "syrupy", "time-machine"),
-        "httpx2",  # for starlette.testclient
+        *("httpx2", "stamina"),
     },
 }
 
@@ -264,7 +264,9 @@ def check_dependencies(files: Files, answers: Answers) -> None:
     asked = {choice for choice in DEPENDENCIES if choice is None or answers[choice[0]] == choice[1]}
     listed = [Requirement(each) for each in requirements(files["pyproject.toml"])]
     expected = set().union(*(DEPENDENCIES[choice] for choice in asked))
-    agree(sorted(each.name for each in listed), sorted(expected), "dependencies")
+    agree(sorted({each.name for each in listed}), sorted(expected), "dependencies")
+    # Two may ask for one package: the service, and with an extra its tests.
+    assert len({str(each) for each in listed}) == len(listed), "dependencies: one is there twice"
     for each in listed:
         assert str(each.specifier).startswith(">="), f"{each}: not a lower bound"
 

@@ -24,6 +24,7 @@ PATTERNS = [
     "Authentication",
     "Dependency overrides",
     "`AsyncMock` and `patch`",
+    "Outgoing HTTP API",
     "Background tasks",
     "WebSockets",
     "Server-sent events",
@@ -306,6 +307,24 @@ WATCHED = [
             USERS.format("router"),
             "service.welcome, user.id, user.email,",
             "service.welcome, user.id, str(user.id),",
+        ),
+    ),
+    Watched(
+        "Outgoing HTTP API",
+        Mutant(
+            "a failure that would pass is not tried again",
+            USERS.format("breaches"),
+            "attempts=ATTEMPTS",
+            "attempts=1",
+        ),
+    ),
+    Watched(
+        "Outgoing HTTP API",
+        Mutant(
+            "an API that is down stops sign-ups",
+            USERS.format("service"),
+            "except BreachesUnknownError:",
+            "except ZeroDivisionError:",
         ),
     ),
     Watched(

@@ -1,12 +1,14 @@
-"""What endpoints ask for: the user who calls, a way to send e-mail."""
+"""What endpoints ask for: the user who calls, a way to send e-mail, an outgoing API."""
 
 from typing import Annotated
 
 from fastapi import Depends, HTTPException, status
+from fastapi.requests import HTTPConnection
 from fastapi.security import OAuth2PasswordBearer
 
 from app.core.database import SessionDep
 from app.core.dependencies import SettingsDep
+from app.users.breaches import Breaches
 from app.users.email import EmailSender, LogSender, SmtpSender
 from app.users.models import User
 from app.users.security import read_access_token
@@ -36,3 +38,12 @@ def get_email_sender(settings: SettingsDep) -> EmailSender:
 
 
 EmailSenderDep = Annotated[EmailSender, Depends(get_email_sender)]
+
+
+def get_breaches(connection: HTTPConnection) -> Breaches | None:
+    """Return the client that the lifespan opened, if the settings ask for one."""
+    breaches: Breaches | None = connection.state.breaches
+    return breaches
+
+
+BreachesDep = Annotated[Breaches | None, Depends(get_breaches)]

@@ -9,11 +9,11 @@ from app.core.database import SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
 from app.core.problems import responses_of
 from app.users import service
-from app.users.dependencies import CurrentUser, EmailSenderDep
+from app.users.dependencies import BreachesDep, CurrentUser, EmailSenderDep
 from app.users.models import User
 from app.users.schemas import Token, UserCreate, UserRead
 from app.users.security import create_access_token
-from app.users.service import EmailTakenError
+from app.users.service import EmailTakenError, PasswordBreachedError
 
 router = APIRouter(tags=["users"])
 
@@ -22,7 +22,7 @@ router = APIRouter(tags=["users"])
     "/users",
     status_code=status.HTTP_201_CREATED,
     response_model=UserRead,
-    responses=responses_of(EmailTakenError),
+    responses=responses_of(PasswordBreachedError, EmailTakenError),
 )
 async def sign_up(
     data: UserCreate,
@@ -30,10 +30,11 @@ async def sign_up(
     factory: SessionFactoryDep,
     settings: SettingsDep,
     sender: EmailSenderDep,
+    breaches: BreachesDep,
     background: BackgroundTasks,
 ) -> User:
     """Create an account; welcome its owner by e-mail."""
-    user = await service.sign_up(session, data, settings)
+    user = await service.sign_up(session, data, settings, breaches)
     background.add_task(service.welcome, user.id, user.email, sender, factory)
     return user
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.core.problems import ProblemError
 from app.settings import Settings
+from app.users.breaches import Breaches, BreachesUnknownError
 from app.users.email import EmailNotSentError, EmailSender
 from app.users.models import User
 from app.users.schemas import UserCreate
@@ -26,9 +27,23 @@ class EmailTakenError(ProblemError):
     title = "The address has an account already"
 
 
-async def sign_up(session: AsyncSession, data: UserCreate, settings: Settings) -> User:
-    """Create an account. Raises EmailTakenError."""
-    password_hash = await hash_password(data.password.get_secret_value(), settings)
+class PasswordBreachedError(ProblemError):
+    """Others try this password first."""
+
+    status_code = status.HTTP_400_BAD_REQUEST
+    type = "urn:problem-type:password-breached"
+    title = "The password is known from a data breach"
+
+
+async def sign_up(
+    session: AsyncSession, data: UserCreate, settings: Settings, breaches: Breaches | None
+) -> User:
+    """Create an account. Raises PasswordBreachedError, EmailTakenError."""
+    password = data.password.get_secret_value()
+    # Before the first query: nobody keeps a connection of the database while others answer.
+    if await is_breached(password, breaches):
+        raise PasswordBreachedError
+    password_hash = await hash_password(password, settings)
     user = User(email=data.email, password_hash=password_hash)
     session.add(user)
     try:
@@ -37,6 +52,15 @@ async def sign_up(session: AsyncSession, data: UserCreate, settings: Settings) -
         await session.rollback()
         raise EmailTakenError from error
     return user
+
+
+async def is_breached(password: str, breaches: Breaches | None) -> bool:
+    """Say whether the password is known from a data breach; not, where nobody can tell."""
+    try:
+        return breaches is not None and await breaches.contain(password)
+    except BreachesUnknownError:
+        logger.exception("Whether the password is known from a data breach, nobody can tell")
+        return False
 
 
 async def welcome(

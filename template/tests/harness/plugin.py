@@ -340,10 +340,14 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note that a test has failed: it need not be told twice why, but in short."""
+    """Note that a test has failed: it need not be told twice why, but in short, and all of it."""
     if call.excinfo is not None:
         item.stash[FAILED] = True
-        explain(call.excinfo.value)
+        error = call.excinfo.value
+        for reason in dict.fromkeys(guard.refusals):
+            if reason not in str(error):
+                error.add_note(reason)
+        explain(error)
         close_coroutines()
     return (yield)
 

@@ -1,0 +1,69 @@
+"""Passwords known from data breaches: an outgoing HTTP API, asked at sign-up.
+
+It is told the first five digits of a password's SHA-1, and answers with the hashes that begin so:
+https://haveibeenpwned.com/API/v3#PwnedPasswords
+"""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import stamina
+from httpx2 import AsyncBaseTransport, AsyncClient, HTTPError, HTTPStatusError, TransportError
+
+from app.settings import Settings
+
+ATTEMPTS = 3
+
+
+class BreachesUnknownError(Exception):
+    """The API was not reached, or answered with something else than hashes."""
+
+
+class Breaches:
+    """The API's client, which all requests share."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+
+    async def contain(self, password: str) -> bool:
+        """Say whether the password is known. Raises BreachesUnknownError."""
+        digest = hashlib.sha1(password.encode(), usedforsecurity=False).hexdigest().upper()
+        try:
+            answer = await self._get(f"/range/{digest[:5]}")
+            counts = dict(line.split(":") for line in answer.splitlines())
+            return int(counts.get(digest[5:], 0)) > 0  # 0 is padding
+        except (HTTPError, ValueError) as error:
+            raise BreachesUnknownError(repr(error)) from error
+
+    async def _get(self, path: str) -> str:
+        """Return the API's answer, after several attempts where need be. Raises HTTPError."""
+        async for attempt in stamina.retry_context(on=may_pass, attempts=ATTEMPTS):
+            with attempt:
+                response = await self._client.get(path)
+                response.raise_for_status()
+        return response.text
+
+
+def may_pass(error: Exception) -> bool:
+    """Say whether another attempt may go well: after a timeout, a lost connection, a 5xx."""
+    if isinstance(error, HTTPStatusError):
+        return error.response.is_server_error
+    return isinstance(error, TransportError)
+
+
+@asynccontextmanager
+async def open_breaches(
+    settings: Settings, transport: AsyncBaseTransport | None = None
+) -> AsyncIterator[Breaches | None]:
+    """Open the client; None where the settings name no API. Tests replace the transport."""
+    if settings.breaches_url is None:
+        yield None
+        return
+    async with AsyncClient(
+        base_url=str(settings.breaches_url),
+        timeout=settings.breaches_timeout,
+        headers={"Add-Padding": "true"},  # or the length of the answer would tell the question
+        transport=transport,
+    ) as client:
+        yield Breaches(client)
