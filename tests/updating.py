@@ -178,6 +178,8 @@ def work_as_a_typical_team(project: Project) -> None:
     edit(fixtures, r"(?=^from app\.settings)", "from app.notes.models import Note\n")
     append(fixtures, FIXTURE)
     edit(path / "poe_tasks.toml", r"sequence = \[\]", f"sequence = [{CI_STEP}]")
+    if (path / "tests/openapi").exists():
+        project.check("uv", "run", "pytest", "tests/openapi/test_document.py", "--snapshot-update")
     commit_all(path, "Months of work")
 
 

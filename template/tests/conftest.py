@@ -25,6 +25,7 @@ pytest_plugins = [
     "tests.harness.network",
     "tests.harness.plugin",
     "tests.harness.queries",
+    "tests.harness.standalone",
     "tests.fixtures",
 ]
 

@@ -1,17 +1,11 @@
 """Fixtures around items: who owns them, and what they are made by."""
 
-from collections.abc import AsyncIterator
-
 import pytest
-from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.items.feed import Feed
-from app.main import create_app
-from app.settings import Settings
 from app.users.models import User
 from tests.harness.asgi import RunningApp
-from tests.harness.databases import Databases
 from tests.http_client import AsyncClient
 from tests.items.factories import ItemFactory
 from tests.users.factories import UserFactory
@@ -56,23 +50,3 @@ def feed(running_app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> Feed:
     feed = Feed(backlog=3)
     monkeypatch.setitem(running_app.lifespan_state, "feed", feed)
     return feed
-
-
-@pytest.fixture
-async def own_database_url(databases: Databases) -> AsyncIterator[str]:
-    """The URL of a database for this test alone, which nobody is connected to yet."""
-    async with databases.copy() as engine:
-        yield engine.url.render_as_string(hide_password=False)
-
-
-@pytest.fixture
-def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAPI:
-    """The application on a database of its own, not started: for what brings its own event loop.
-
-    For plain test functions: nothing in it belongs to the loop of the async tests.
-    """
-    # By name, the guard against async fixtures in plain functions would refuse the test.
-    # It is safe here: `anyio_backend` lets anyio run them.
-    settings: Settings = request.getfixturevalue("settings")
-    url: str = request.getfixturevalue("own_database_url")
-    return create_app(settings.model_copy(update={"database_url": url}))

@@ -6,7 +6,6 @@
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.json import JSONSnapshotExtension
 from syrupy.matchers import path_type
@@ -18,11 +17,6 @@ from tests.http_client import AsyncClient
 def snapshot_json(snapshot: SnapshotAssertion) -> SnapshotAssertion:
     """Snapshots as JSON, a file each."""
     return snapshot.use_extension(JSONSnapshotExtension)
-
-
-async def test_openapi_document(app: FastAPI, snapshot_json: SnapshotAssertion) -> None:
-    document = {name: part for name, part in app.openapi().items() if name != "info"}
-    assert document == snapshot_json
 
 
 async def test_item_body(owner_client: AsyncClient, snapshot_json: SnapshotAssertion) -> None:

@@ -1,6 +1,7 @@
 """Fixtures around users: accounts, and clients that are logged in."""
 
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
 from unittest.mock import AsyncMock
 
 import pytest
@@ -13,7 +14,10 @@ from app.users.models import User
 from app.users.security import create_access_token
 from tests.conftest import MakeClient
 from tests.http_client import AsyncClient
-from tests.users.factories import UserFactory
+from tests.users.factories import PASSWORD, UserFactory
+
+if TYPE_CHECKING:
+    from tests.harness.contract import Contract
 
 ClientFor = Callable[[User], Awaitable[AsyncClient]]
 
@@ -54,3 +58,14 @@ def email_sender(app: FastAPI) -> AsyncMock:
     # signature names, `args` and `kwargs`, for query parameters.
     app.dependency_overrides[get_email_sender] = lambda: sender
     return sender
+
+
+@pytest.fixture
+def contract_headers(contract: "Contract") -> dict[str, str]:
+    """The header of a user who has signed up and logged in."""
+    new_user: dict[str, Any] = {"email": "ada@example.com", "password": PASSWORD}
+    contract["/users"]["POST"].Case(body=new_user).call()
+    login: dict[str, Any] = {"username": new_user["email"], "password": PASSWORD}
+    form = "application/x-www-form-urlencoded"
+    response = contract["/token"]["POST"].Case(body=login, media_type=form).call()
+    return {"Authorization": f"Bearer {response.json()['access_token']}"}

@@ -15,6 +15,9 @@ from app.notes.models import Note
 router = APIRouter(prefix="/notes", tags=["notes"])
 
 
+Text = Annotated[str, Body(embed=True, max_length=200, pattern=r"^[^\x00]*$")]
+
+
 class NoteRead(BaseModel):
     """A note."""
 
@@ -25,7 +28,7 @@ class NoteRead(BaseModel):
 
 
 @router.post("", status_code=201, response_model=NoteRead)
-async def take_note(text: Annotated[str, Body(embed=True)], session: SessionDep) -> Note:
+async def take_note(text: Text, session: SessionDep) -> Note:
     """Keep a text."""
     note = Note(text=text)
     session.add(note)

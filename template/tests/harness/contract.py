@@ -1,0 +1,99 @@
+"""The operations of the OpenAPI document, each called with what it allows and what it forbids.
+
+Schemathesis runs the application on an event loop of its own:
+https://schemathesis.readthedocs.io/en/stable/guides/pytest/
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import Case, GenerationMode
+from schemathesis.core.result import Err
+from schemathesis.python.asgi import shutdown_lifespans
+from schemathesis.schemas import APIOperation
+from schemathesis.specs.openapi.checks import positive_data_acceptance, status_code_conformance
+from schemathesis.specs.openapi.schemas import OpenApiSchema
+
+Contract = OpenApiSchema
+Operation = APIOperation[Any, Any, Any, Any]
+
+# The same examples in each run, and few enough to wait for.
+BOUNDED = settings(
+    max_examples=20,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+UNDECLARED = """\
+{operation} answers what the OpenAPI document does not declare:
+
+{answers}
+
+Declare it with the endpoint: @router.{method}(..., responses={{{responses}}}).
+For exceptions of your own, responses=responses_of(...), from app/core/problems.py, says it.\
+"""
+
+
+@contextmanager
+def contract_of(app: FastAPI) -> Iterator[Contract]:
+    """Start `app`, and read its OpenAPI document."""
+    yield schemathesis.openapi.from_asgi("/openapi.json", app)
+    shutdown_lifespans()
+
+
+def operations(contract: Contract) -> list[Operation]:
+    """Return all operations but the streams of events, which need not end."""
+    found = []
+    for result in contract.get_all_operations():
+        if isinstance(result, Err):
+            raise result.err()
+        if not is_event_stream(result.ok()):
+            found.append(result.ok())
+    return found
+
+
+def is_event_stream(operation: Operation) -> bool:
+    """Say whether an operation may answer with server-sent events."""
+    responses: dict[str, Any] = operation.definition.raw["responses"]
+    return any("text/event-stream" in each.get("content", {}) for each in responses.values())
+
+
+def check_operation(operation: Operation, headers: dict[str, str]) -> None:
+    """Call an operation, and fail unless each response is what the document declares.
+
+    `default` declares the answers that all operations have in common, not those of this one.
+    """
+    undeclared: dict[int, str] = {}
+    allowed, forbidden = map(operation.as_strategy, GenerationMode)
+
+    @BOUNDED
+    @given(case=st.one_of(allowed, forbidden))
+    def call(case: Case[Any]) -> None:
+        response = case.call(headers=headers)
+        code = response.status_code
+        if not {str(code), f"{code // 100}XX"}.intersection(operation.responses.status_codes):
+            undeclared.setdefault(code, case.as_curl_command())
+        case.validate_response(
+            response,
+            headers=headers,
+            # An e-mail address may look like one and yet be refused, as those at `.test` are.
+            excluded_checks=[positive_data_acceptance, status_code_conformance],
+        )
+
+    call()
+    if undeclared:
+        said = UNDECLARED.format(
+            operation=operation.label,
+            answers="\n".join(f"    {code}: {curl}" for code, curl in sorted(undeclared.items())),
+            method=operation.method,
+            responses=", ".join(f'{code}: {{"description": "..."}}' for code in sorted(undeclared)),
+        )
+        pytest.fail(said, pytrace=False)

@@ -1,0 +1,50 @@
+"""The application on a database of its own, for what brings its own event loop."""
+
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from fastapi import FastAPI
+
+from tests.harness.databases import Databases
+
+if TYPE_CHECKING:  # imported when the environment is the tests', or when they are needed
+    from app.settings import Settings
+    from tests.harness.contract import Contract
+
+
+@pytest.fixture
+async def own_database_url(databases: Databases) -> AsyncIterator[str]:
+    """The URL of a database for this test alone, which nobody is connected to yet."""
+    async with databases.copy() as engine:
+        yield engine.url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAPI:
+    """The application on a database of its own, not started.
+
+    For plain test functions: nothing in it belongs to the loop of the async tests.
+    """
+    from app.main import create_app  # not before the environment is the tests'
+
+    # By name, the guard against async fixtures in plain functions would refuse the test.
+    # It is safe here: `anyio_backend` lets anyio run them.
+    settings: Settings = request.getfixturevalue("settings")
+    url: str = request.getfixturevalue("own_database_url")
+    return create_app(settings.model_copy(update={"database_url": url}))
+
+
+@pytest.fixture
+def contract(standalone_app: FastAPI) -> "Iterator[Contract]":
+    """What the OpenAPI document says of the application, which runs until the test is over."""
+    from tests.harness.contract import contract_of  # with schemathesis, which takes its time
+
+    with contract_of(standalone_app) as contract:
+        yield contract
+
+
+@pytest.fixture
+def contract_headers() -> dict[str, str]:
+    """The headers of each request: define yours in tests/fixtures.py where there is a log-in."""
+    return {}

@@ -1,0 +1,21 @@
+"""Every operation of the OpenAPI document, called with what it allows and what it forbids.
+
+Where there is a log-in, a fixture `contract_headers` in tests/fixtures.py returns its headers.
+"""
+
+import pytest
+
+from tests.harness.contract import Contract, check_operation, operations
+
+LEFT_OUT: set[str] = set()
+"""The operations that are not called, such as "POST /payments"."""
+
+
+@pytest.mark.timeout(180)  # some hundred requests
+def test_every_operation_answers_as_declared(
+    contract: Contract, contract_headers: dict[str, str], subtests: pytest.Subtests
+) -> None:
+    for operation in operations(contract):
+        if operation.label not in LEFT_OUT:
+            with subtests.test(operation.label):
+                check_operation(operation, contract_headers)
