@@ -21,8 +21,9 @@ Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 def build_app(settings: ServiceSettings, lifespan: Lifespan, **options: Any) -> FastAPI:
     """Build a FastAPI application with logging, the database and the health probes.
 
-    `app.state` holds `settings` and `session_factory`. `lifespan` runs around all requests,
-    with the database at hand; what it yields is `request.state`. `options` go to FastAPI.
+    `app.state` holds `settings` and `session_factory`, and `request.state.core` is `app.state`, for
+    what is mounted. `lifespan` runs around all requests, with the database at hand; what it yields
+    is `request.state`. `options` go to FastAPI.
     """
     engine = create_engine(settings.database_url, **pool_options(settings))
     streams = EventStreams()
@@ -37,7 +38,7 @@ def build_app(settings: ServiceSettings, lifespan: Lifespan, **options: Any) -> 
         try:
             with when_told_to_stop(streams.stop):
                 async with lifespan(app) as state:
-                    yield state
+                    yield {"core": app.state, **(state or {})}
         finally:
             await engine.dispose()
 

@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import DeclarativeBase
+from starlette.datastructures import State
 
 from app.core.config import ServiceSettings
 
@@ -125,12 +126,25 @@ def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSessi
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
+def core_state(connection: HTTPConnection) -> State:
+    """Return the state of the application that `build_app` made, also in one that it mounts."""
+    state: State = connection.app.state
+    if not hasattr(state, "session_factory"):
+        state = getattr(connection.state, "core", state)
+    if not hasattr(state, "session_factory"):
+        raise RuntimeError(
+            "This application has no session factory. One that build_app (app/core/application.py) "
+            "made has one, and so has what it mounts, once its lifespan has begun."
+        )
+    return state
+
+
 def get_session_factory(connection: HTTPConnection) -> async_sessionmaker[AsyncSession]:
     """Return the session factory, for work that outlives a dependency.
 
     Background tasks, WebSockets and streams open short sessions of their own with it.
     """
-    factory: async_sessionmaker[AsyncSession] = connection.app.state.session_factory
+    factory: async_sessionmaker[AsyncSession] = core_state(connection).session_factory
     return factory
 
 

@@ -5,12 +5,13 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.requests import HTTPConnection
 
+from app.core.database import core_state
 from app.settings import Settings
 
 
 def get_settings(connection: HTTPConnection) -> Settings:
     """Return the settings that the application was made with."""
-    settings: Settings = connection.app.state.settings
+    settings: Settings = core_state(connection).settings
     return settings
 
 

@@ -5,9 +5,11 @@ from contextlib import asynccontextmanager
 
 import pytest
 from fastapi import FastAPI, Request
+from fastapi.requests import HTTPConnection
+from sqlalchemy import select
 
 from app.core.application import build_app
-from app.core.database import pool_options
+from app.core.database import SessionDep, get_session_factory, pool_options
 from app.core.dependencies import SettingsDep
 from app.settings import Settings
 from tests.harness.asgi import running
@@ -36,6 +38,26 @@ async def test_endpoint_can_ask_for_the_settings(app: FastAPI, client: AsyncClie
     assert (await client.get("/environment")).json() == "test"
 
 
+async def test_mounted_application_has_the_session_and_the_settings(
+    app: FastAPI, client: AsyncClient
+) -> None:
+    mounted = FastAPI()
+    app.mount("/mounted", mounted)
+
+    @mounted.get("/environment")
+    async def read_environment(session: SessionDep, settings: SettingsDep) -> str:
+        assert await session.scalar(select(1)) == 1
+        return settings.environment
+
+    assert (await client.get("/mounted/environment")).json() == "test"
+
+
+def test_application_of_another_make_is_told_what_it_lacks() -> None:
+    request = HTTPConnection({"type": "http", "app": FastAPI()})
+    with pytest.raises(RuntimeError, match="no session factory"):
+        get_session_factory(request)
+
+
 async def test_startup_and_shutdown_surround_the_service(settings: Settings) -> None:
     events = []
 
@@ -46,7 +68,7 @@ async def test_startup_and_shutdown_surround_the_service(settings: Settings) -> 
         events.append("shutdown")
 
     async with running(build_app(settings, lifespan)) as running_app:
-        assert running_app.lifespan_state == {"greeting": "hello"}
+        assert running_app.lifespan_state["greeting"] == "hello"
         assert events == ["startup"]
     assert events == ["startup", "shutdown"]
 
