@@ -7,8 +7,19 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import event, inspect
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import ORMExecuteState, Session, UOWTransaction
+from sqlalchemy.orm import (
+    InstanceState,
+    LoaderCallableStatus,
+    Mapper,
+    ORMExecuteState,
+    QueryContext,
+    RelationshipDirection,
+    RelationshipProperty,
+    Session,
+    UOWTransaction,
+)
 from sqlalchemy.orm.attributes import set_committed_value
+from sqlalchemy.orm.collections import collection_adapter
 
 from tests.harness.guard import listening
 
@@ -19,10 +30,11 @@ def kept_up_to_date(session: AsyncSession) -> Iterator[None]:
 
     Nothing is read for that, so it costs nothing however many objects there are. What an UPDATE,
     a trigger or a cascade changes, only the database knows: a SELECT of `session` brings it, or
-    `await session.refresh(...)`.
+    `await session.refresh(...)`. Related objects stay where a SELECT does not load them, a collection
+    until another session commits.
     """
     changes = Changes(session)
-    event.listen(session.sync_session, "do_orm_execute", overwrite_known_objects)
+    event.listen(session.sync_session, "do_orm_execute", changes.overwrite_known_objects)
     listeners: dict[str, Callable[..., None]] = {
         "after_flush": changes.collect,
         "after_commit": changes.show,
@@ -32,11 +44,43 @@ def kept_up_to_date(session: AsyncSession) -> Iterator[None]:
         yield
 
 
-def overwrite_known_objects(state: ORMExecuteState) -> None:
-    """Let a SELECT bring objects that the session knows already up to date."""
-    is_of_the_test = state.is_select and not state.is_column_load and not state.is_relationship_load
-    if is_of_the_test and state.session.autoflush:  # or it would overwrite what is not flushed
-        state.update_execution_options(populate_existing=True)
+RELATED = "related objects, from before a SELECT"
+
+
+@event.listens_for(Mapper, "refresh")
+def keep_related(instance: object, context: QueryContext, _: object) -> None:
+    """Put back the related objects that a SELECT has unloaded, where they are still the right ones.
+
+    It unloads them from all objects that it overwrites; async code cannot load them on access.
+    """
+    state = inspect(instance, raiseerr=True)
+    for relationship, related in context.session.info.get(RELATED, {}).get(state, {}).items():
+        if relationship.key not in state.dict and still_refers(state, relationship, related):
+            set_committed_value(instance, relationship.key, related)
+
+
+def related_objects(state: InstanceState[Any]) -> dict[RelationshipProperty[Any], Any]:
+    """Return what an object's relationships have loaded, or were set to."""
+    return {
+        relationship: list(collection_adapter(related)) if relationship.uselist else related
+        for relationship in state.mapper.relationships
+        if (related := state.dict.get(relationship.key, LoaderCallableStatus.NO_VALUE))
+        is not LoaderCallableStatus.NO_VALUE
+    }
+
+
+def still_refers(
+    state: InstanceState[Any], relationship: RelationshipProperty[Any], related: Any
+) -> bool:
+    """Say whether an object's foreign key is that of the object which it had; True without one."""
+    if relationship.direction is not RelationshipDirection.MANYTOONE:
+        return True
+    values = vars(related) if related else {}  # without loading what is expired
+    return all(
+        state.dict.get(state.mapper.get_property_by_column(local).key)
+        == values.get(relationship.mapper.get_property_by_column(remote).key)
+        for local, remote in relationship.local_remote_pairs
+    )
 
 
 class Changes:
@@ -46,6 +90,23 @@ class Changes:
         self._session = session
         self._values: WeakKeyDictionary[Session, dict[Any, dict[str, Any]]] = WeakKeyDictionary()
         self._deleted: WeakKeyDictionary[Session, set[Any]] = WeakKeyDictionary()
+        self._others_have_committed = False
+
+    def overwrite_known_objects(self, execution: ORMExecuteState) -> None:
+        """Let a SELECT bring objects that the session knows already up to date."""
+        session = execution.session
+        is_loading = execution.is_column_load or execution.is_relationship_load
+        if not execution.is_select or is_loading or not session.autoflush:
+            return  # without autoflush, it would overwrite what is not flushed
+        execution.update_execution_options(populate_existing=True)
+        session.info[RELATED] = {
+            state: {
+                relationship: related
+                for relationship, related in related_objects(state).items()
+                if not (relationship.uselist and self._others_have_committed)
+            }
+            for state in (*session.identity_map.all_states(), *map(inspect, session.new))
+        }
 
     def collect(self, session: Session, _: UOWTransaction) -> None:
         """Note what `session` writes."""
@@ -64,6 +125,7 @@ class Changes:
     def show(self, session: Session) -> None:
         """Let the test see what `session` has committed."""
         known = self._session.identity_map
+        self._others_have_committed |= session is not self._session.sync_session
         for key, values in self._values.pop(session, {}).items():
             for name, value in values.items():
                 if key in known:

@@ -11,7 +11,7 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy import ForeignKey, Integer, String, insert, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from app.core.database import SessionDep, SessionFactoryDep, create_engine, get_session
 from app.core.dependencies import SettingsDep
@@ -39,6 +39,12 @@ class Note(ProbeBase):
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("isolation_probe_notes.id"))
     later_parent_id: Mapped[int | None] = mapped_column(
         ForeignKey("isolation_probe_notes.id", deferrable=True, initially="DEFERRED")
+    )
+    parent: Mapped["Note | None"] = relationship(
+        foreign_keys=parent_id, remote_side=id, back_populates="children"
+    )
+    children: Mapped[list["Note"]] = relationship(
+        foreign_keys=parent_id, back_populates="parent", passive_deletes="all"
     )
 
 

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from sqlalchemy import func, insert, select
+from fastapi import FastAPI
+from sqlalchemy import func, insert, inspect, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -149,6 +150,34 @@ async def test_session_of_the_test_shows_what_requests_changed(
     assert list(await db_session.scalars(select(Note.name).order_by(Note.id))) == ["new", "doomed"]
     await client.delete("/probe/notes/doomed")
     assert await db_session.get(Note, doomed.id) is None
+
+
+async def test_related_objects_of_the_test_stay(db_session: AsyncSession) -> None:
+    child = Note(name="child", parent=Note(name="parent"))
+    db_session.add(child)
+    parent = (await db_session.scalars(select(Note).where(Note.name == "parent"))).one()
+    assert child.parent is parent
+    await db_session.commit()
+    assert len((await db_session.scalars(select(Note))).all()) == 2
+    assert child.parent is parent
+    assert parent.children == [child]
+
+
+async def test_related_objects_that_others_have_replaced_go(
+    app: FastAPI, db_session: AsyncSession
+) -> None:
+    parent, child, orphan = Note(name="parent"), Note(name="child"), Note(name="orphan")
+    child.parent, orphan.parent = parent, None
+    db_session.add_all([child, orphan])
+    await db_session.commit()
+    async with app.state.session_factory() as session:
+        statement = update(Note).where(Note.name == "child").values(parent_id=orphan.id)
+        await session.execute(statement)
+        await session.commit()
+    await db_session.scalars(select(Note))
+    assert "parent" in inspect(child).unloaded
+    assert "children" in inspect(parent).unloaded
+    assert orphan.parent is None
 
 
 async def test_uncommitted_write_of_the_test_is_an_error_that_says_what_to_do(
