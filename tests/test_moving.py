@@ -244,3 +244,144 @@ def test_old_library_can_be_imported_by_fixtures(
     (copy / "pytest.toml").write_text(head + LET_THROUGH + mark[2:] + tail, encoding="utf-8")
     code, output = run_tests(project, copy, "tests/core/test_health.py")
     assert code == pytest.ExitCode.OK, output
+
+
+OWN_DATABASE = """
+import functools
+import json
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import DateTime, NullPool
+
+dumps = functools.partial(json.dumps, default=str)
+ENGINE_OPTIONS: dict[str, Any] = {"json_serializer": dumps, "poolclass": NullPool}
+METADATA_OPTIONS: dict[str, Any] = {"naming_convention": {}}
+TYPE_ANNOTATION_MAP: dict[Any, Any] = {datetime: DateTime()}
+
+
+def include_object(item: object, name: str, type_: str, *_: object) -> bool:
+    return not (type_ == "table" and name == "of_others")
+
+
+def migration_options() -> dict[str, Any]:
+    return {"include_object": include_object, "version_table": "history"}
+"""
+LEGACY_MODEL = """
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+
+from fastapi import APIRouter
+from sqlalchemy import JSON, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.core.database import Base, SessionDep
+
+router = APIRouter()
+
+
+class Legacy(Base):
+    __tablename__ = "legacy"
+    __table_args__ = (UniqueConstraint("name"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    at: Mapped[datetime]
+    data: Mapped[dict[str, Any]] = mapped_column(JSON)
+
+
+@router.put("/legacy")
+async def store(session: SessionDep) -> None:
+    data = {"price": Decimal("1.5")}
+    session.add(Legacy(name="a", at=datetime(2020, 1, 1), data=data))
+    await session.commit()
+"""
+LEGACY_ROUTER = (
+    Mutant(
+        "the router's import",
+        "app/main.py",
+        "from app.settings",
+        "from app.legacy import router\nfrom app.settings",
+    ),
+    Mutant(
+        "the router",
+        "app/main.py",
+        "    return app\n",
+        "    app.include_router(router)\n    return app\n",
+    ),
+)
+LEGACY_MIGRATION = """
+import sqlalchemy as sa
+from alembic import op
+
+revision, down_revision = "legacy", None
+
+
+def upgrade() -> None:
+    op.create_table("of_others", sa.Column("id", sa.Integer(), primary_key=True))
+    op.create_table(
+        "legacy",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("at", sa.DateTime(), nullable=False),
+        sa.Column("data", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id"),
+        sa.UniqueConstraint("name"),
+    )
+
+
+def downgrade() -> None:
+    op.drop_table("legacy")
+    op.drop_table("of_others")
+"""
+LEGACY_TESTS = """
+from datetime import datetime
+
+import pytest
+from sqlalchemy import inspect, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.legacy import Legacy
+from tests.http_client import AsyncClient
+
+
+@pytest.mark.parametrize(
+    "run", ["in a rollback", pytest.param("for real", marks=pytest.mark.committed)]
+)
+async def test_options_of_the_engine(
+    client: AsyncClient, db_session: AsyncSession, run: str
+) -> None:
+    assert (await client.put("/legacy")).status_code == 200
+    stored = await db_session.scalar(select(Legacy))
+    assert stored is not None
+    assert (stored.at, stored.data) == (datetime(2020, 1, 1), {"price": "1.5"})
+    db_session.add(Legacy(name="b", at=stored.at, data={"at": stored.at}))
+    await db_session.commit()
+
+
+async def test_names_of_constraints(db_session: AsyncSession) -> None:
+    connection = await db_session.connection()
+    [constraint] = await connection.run_sync(
+        lambda connection: inspect(connection).get_unique_constraints("legacy")
+    )
+    assert constraint["name"] == (
+        None if connection.dialect.name == "sqlite" else "legacy_name_key"
+    )
+"""
+
+
+@with_projects("core", "other")
+def test_history_and_engine_keep_their_rules(project: Project, copy: Path) -> None:
+    (copy / "app/legacy.py").write_text(LEGACY_MODEL, encoding="utf-8")
+    (copy / "migrations/versions/legacy.py").write_text(LEGACY_MIGRATION, encoding="utf-8")
+    (copy / "tests/test_legacy.py").write_text(LEGACY_TESTS, encoding="utf-8")
+    with (copy / "app/models.py").open("a", encoding="utf-8") as models:
+        models.write("import app.legacy  # noqa: F401\n")
+    for edit in LEGACY_ROUTER:
+        plant(edit, copy)
+    tests = ("tests/test_legacy.py", "tests/core/test_migrations.py")
+    assert run_tests(project, copy, *tests)[0] != pytest.ExitCode.OK
+    (copy / "app/database.py").write_text(OWN_DATABASE, encoding="utf-8")
+    code, output = run_tests(project, copy, *tests)
+    assert code == pytest.ExitCode.OK, output

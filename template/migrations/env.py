@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 import app.models  # noqa: F401  (fills Base.metadata)
 from app.core.config import load_settings
 from app.core.database import Base, UtcDateTime, create_engine
+from app.database import migration_options
 from app.settings import Settings
 
 with suppress(ImportError):  # only where the database is PostgreSQL
@@ -22,11 +23,20 @@ with suppress(ImportError):  # only where the database is PostgreSQL
     import alembic_postgresql_enum  # noqa: F401
 
 
-def render_item(type_: str, item: Any, _: AutogenContext) -> str | Literal[False]:
-    """Write the database's own type into a migration, which must outlive the application's code."""
-    if type_ == "type" and isinstance(item, UtcDateTime):
-        return "sa.DateTime(timezone=True)"
-    return False
+def configure(**options: Any) -> None:
+    """Configure Alembic with `options`, and those of app/database.py."""
+    own = migration_options()
+    render_own = own.pop("render_item", None)
+
+    def render_item(type_: str, item: Any, autogenerate: AutogenContext) -> str | Literal[False]:
+        # A migration must outlive the application's code: it names the database's own type.
+        if type_ == "type" and isinstance(item, UtcDateTime):
+            return "sa.DateTime(timezone=True)"
+        rendered: str | Literal[False] = render_own and render_own(type_, item, autogenerate)
+        return rendered or False
+
+    defaults = {"target_metadata": Base.metadata, "render_item": render_item}
+    context.configure(**{**defaults, **options, **own})
 
 
 @contextmanager
@@ -63,10 +73,8 @@ def check_foreign_keys(connection: Connection) -> None:
 
 def migrate(connection: Connection) -> None:
     """Run the migrations that the command asks for on `connection`."""
-    context.configure(
+    configure(
         connection=connection,
-        target_metadata=Base.metadata,
-        render_item=render_item,
         # SQLite cannot alter most of a table: Alembic makes it anew and copies the rows.
         render_as_batch=connection.dialect.name == "sqlite",
         transactional_ddl=True,  # also on SQLite, as app.core.database begins transactions there
@@ -95,9 +103,8 @@ async def connect_and_migrate() -> None:
 
 def write_sql() -> None:
     """Print the migrations as SQL, for `--sql`."""
-    context.configure(
+    configure(
         url=load_settings(Settings).database_url,
-        target_metadata=Base.metadata,
         literal_binds=True,
         dialect_opts={"paramstyle": "named"},
     )

@@ -18,14 +18,23 @@ from app.core.tracebacks import shorten
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
-def build_app(settings: ServiceSettings, lifespan: Lifespan, **options: Any) -> FastAPI:
+def build_app(
+    settings: ServiceSettings,
+    lifespan: Lifespan,
+    *,
+    engine_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> FastAPI:
     """Build a FastAPI application with logging, the database and the health probes.
 
     `app.state` holds `settings` and `session_factory`, and `request.state.core` is `app.state`, for
     what is mounted. `lifespan` runs around all requests, with the database at hand; what it yields
-    is `request.state`. `options` go to FastAPI.
+    is `request.state`. `engine_options` go to the application's engine, before those that the
+    settings name; the other options go to FastAPI.
     """
-    engine = create_engine(settings.database_url, **pool_options(settings))
+    engine = create_engine(
+        settings.database_url, **{**pool_options(settings), **(engine_options or {})}
+    )
     streams = EventStreams()
 
     @asynccontextmanager

@@ -27,6 +27,8 @@ from starlette.datastructures import State
 
 from app.core.config import ServiceSettings
 
+from app.database import ENGINE_OPTIONS, METADATA_OPTIONS, TYPE_ANNOTATION_MAP
+
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A point in time: aware datetimes in and out, also on SQLite, which keeps no offset."""
@@ -45,28 +47,27 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
+# Constraints are named by rule, so that a migration can name what it drops:
+# https://alembic.sqlalchemy.org/en/latest/naming.html
+NAMING_CONVENTION = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
 class Base(DeclarativeBase):
-    """The declarative base of all models.
+    """The declarative base of all models; `app/database.py` may change its rules."""
 
-    Constraints are named by rule, so that a migration can name what it drops:
-    https://alembic.sqlalchemy.org/en/latest/naming.html
-    """
-
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(column_0_N_label)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map: ClassVar = {datetime: UtcDateTime}
+    metadata = MetaData(**({"naming_convention": NAMING_CONVENTION} | METADATA_OPTIONS))
+    type_annotation_map: ClassVar = {datetime: UtcDateTime} | TYPE_ANNOTATION_MAP
 
 
 def create_engine(url: str, **options: Any) -> AsyncEngine:
-    """Make the engine for `url`, an SQLAlchemy URL; `options` go to create_async_engine."""
-    engine = create_async_engine(url, pool_pre_ping=True, **options)
+    """Make the engine for `url`, an SQLAlchemy URL, with those of app/database.py and `options`."""
+    engine = create_async_engine(url, **{"pool_pre_ping": True, **ENGINE_OPTIONS, **options})
     add_listeners(engine.sync_engine)
     return engine
 

@@ -19,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.database import Base
+from app.database import migration_options
 from tests.harness.databases import ROOT, Databases
 
 
@@ -54,7 +55,7 @@ def describe(connection: Connection) -> dict[str, list[str]]:
             for part in get_parts(table)
         )
         for table in inspector.get_table_names()
-        if table != "alembic_version"
+        if table != migration_options().get("version_table", "alembic_version")
     }
     if isinstance(inspector, PGInspector):
         found |= {f"type {enum['name']}": [] for enum in inspector.get_enums()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
+from sqlalchemy import QueuePool
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 
@@ -50,7 +51,7 @@ async def running(app: FastAPI) -> AsyncIterator[RunningApp]:
     async with app.router.lifespan_context(app) as state:
         engine = app.state.session_factory().bind
         for _ in range(100):  # what the lifespan has started goes on in the tests' transactions
-            if engine.pool.checkedout():
+            if isinstance(engine.pool, QueuePool) and engine.pool.checkedout():
                 await asyncio.sleep(0.01)
         yield RunningApp(app, dict(state or {}), engine)
 

@@ -17,12 +17,13 @@ from sqlalchemy import URL, make_url, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from app.database import ENGINE_OPTIONS
 from tests.harness.databases import DIRECTORY, RUN_ID, WORKER, migrate, open_engine
 
 # The advisory locks on the database that all others are copied from: held by the worker whose turn
 # it is to make or drop it, and shared by all workers that may copy it.
 TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 1"
-LOCK_TIMEOUT = {"server_settings": {"lock_timeout": "1000"}}
+LOCK_TIMEOUT = "1000"
 """How long, in milliseconds, cleaning waits for somebody who still has a lock."""
 LARGE = 1_000_000
 """The size in bytes from which on TRUNCATE is cheaper than what DELETE leaves to be scanned."""
@@ -101,7 +102,10 @@ class PostgresDatabases:
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[AsyncEngine]:
         """Give an engine on the worker's database."""
-        async with self._copy(self.url, connect_args=LOCK_TIMEOUT) as engine:
+        own = ENGINE_OPTIONS.get("connect_args", {})
+        settings = {**own.get("server_settings", {}), "lock_timeout": LOCK_TIMEOUT}
+        connect_args = {**own, "server_settings": settings}
+        async with self._copy(self.url, connect_args=connect_args) as engine:
             yield engine
         if self.source != self.template:
             await self._drop(self.source)

@@ -1,6 +1,7 @@
 """Rollback per test: each transaction of application and test is a savepoint in a single one."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -18,6 +19,7 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 
+from app.database import ENGINE_OPTIONS
 from tests.harness.guard import WAYS_OUT, Guard, guard
 from tests.harness.patience import GRACE, wait_patiently
 from tests.harness.statements import effect_of
@@ -37,6 +39,8 @@ ISOLATION_LEVEL = (
     "A connection asks for another isolation level, but a rolled-back test has one transaction, "
     f"which has begun. {WAYS_OUT}"
 )
+CONNECTS = re.compile("connect_args|creator|async_creator|isolation_level|max_overflow|pool")
+"""The options of an engine that are for its connections and its pool."""
 LOST = (
     "The connection of a rolled-back test was lost, and with it all that the test has stored. A "
     f"statement that is cancelled, or a server that stops, may do that. {WAYS_OUT}"
@@ -57,6 +61,7 @@ class RolledBackTransaction:
     def __init__(self, db_engine: AsyncEngine, guard: Guard) -> None:
         self.engine = create_async_engine(
             url_of_shared_dialect(db_engine.url),
+            **{name: value for name, value in ENGINE_OPTIONS.items() if not CONNECTS.match(name)},
             creator=lambda: self._dbapi_connection,
             pool_reset_on_return=None,
             pool_size=20,
