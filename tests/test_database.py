@@ -71,11 +71,16 @@ def checkout(installed: Callable[[str], Project]) -> Iterator[Checkout]:
 
 
 def test_the_service_finds_its_rows_again(checkout: Checkout, tmp_path: Path) -> None:
-    port = free_port()
+    port, upgrade = free_port(), ("uv", "run", "alembic", "upgrade", "head")
+    refused = run(*upgrade, cwd=checkout.path, env=checkout.env)
+    assert refused.returncode == 1
+    assert refused.stdout.startswith("No connection to the database, postgresql+asyncpg://")
+    assert len(refused.stdout.splitlines()) < 3, refused.stdout
+
     with checkout.database() as database:
-        upgrade = ("uv", "run", "alembic", "upgrade", "head")
         migrated = run(*upgrade, cwd=checkout.path, env=checkout.env)
         assert migrated.returncode == 0, migrated.stdout
+        assert "Running upgrade  -> 0001, Users and their items" in migrated.stdout
         with serving(
             *("uv", "run", "fastapi", "run", "--port", str(port)),
             cwd=checkout.path, port=port, log=tmp_path / "log",
