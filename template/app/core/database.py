@@ -26,7 +26,6 @@ from sqlalchemy.orm import DeclarativeBase
 from starlette.datastructures import State
 
 from app.core.config import ServiceSettings
-
 from app.database import ENGINE_OPTIONS, METADATA_OPTIONS, TYPE_ANNOTATION_MAP
 
 
