@@ -81,12 +81,14 @@ def test_the_service_finds_its_rows_again(checkout: Checkout, tmp_path: Path) ->
         migrated = run(*upgrade, cwd=checkout.path, env=checkout.env)
         assert migrated.returncode == 0, migrated.stdout
         assert "Running upgrade  -> 0001, Users and their items" in migrated.stdout
-        with serving(
-            *("uv", "run", "fastapi", "run", "--port", str(port)),
-            cwd=checkout.path, port=port, log=tmp_path / "log",
-            env={**os.environ, **checkout.env},
-        ) as server:  # fmt: skip
-            client = httpx.Client(base_url=server.url, timeout=20)
+        with (
+            serving(
+                *("uv", "run", "fastapi", "run", "--port", str(port)),
+                cwd=checkout.path, port=port, log=tmp_path / "log",
+                env={**os.environ, **checkout.env},
+            ) as server,
+            httpx.Client(base_url=server.url, timeout=20) as client,
+        ):  # fmt: skip
             assert client.post("/users", json=ACCOUNT).status_code == 201
 
             # What Ctrl-C does, while the service is connected.
