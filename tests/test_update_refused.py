@@ -478,6 +478,16 @@ def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
     assert not re.search(r"^ migrations/versions/0001", said, re.MULTILINE)
 
 
+def test_a_migration_of_the_example_that_is_gone_is_not_missed(example_pair: Pair) -> None:
+    migrations = example_pair.path / "migrations/versions"
+    [examples] = migrations.glob("0001_*.py")
+    examples.rename(migrations / "abc_all_in_one.py")
+    commit_all(example_pair.path, "Squash the migrations")
+    code, said = update(example_pair.project, "--dry-run", *DELETE_EXAMPLE)
+    assert code == DONE, said
+    assert "0001" not in said
+
+
 def test_an_example_that_meets_files_of_the_team_is_told(pair: Pair) -> None:
     router = pair.path / "app/users/router.py"
     router.parent.mkdir()

@@ -32,6 +32,7 @@ from packaging.version import InvalidVersion, Version
 PROJECT = Path(__file__).resolve().parents[1]
 ANSWERS_FILE = ".copier-answers.yml"
 MIGRATIONS = Path("migrations/versions")
+PROSE = {"", ".md"}  # LICENSE, README.md
 CONFLICT = {b"<<<<<<< before updating", b"<<<<<<< HEAD"}
 TAB = "\t"
 UV = os.environ.get("UV", "uv")  # the one that runs this, which need not be on the path
@@ -497,7 +498,7 @@ def follow_answers(rehearsal: Rehearsal, asked: list[str], template: Template) -
     for prose in (False, True):
         # A text that was rewritten is not merged: a conflict in it would help nobody.
         options = ("--strategy-option=ours",) if prose else ()
-        files = [name for name in nearest.files if (Path(name).suffix != ".py") == prose]
+        files = [name for name in nearest.files if (Path(name).suffix in PROSE) == prose]
         older = rehearsal.commit(nearest.made, files)
         newer = rehearsal.commit(nearest.wanted, files, "-p", older)
         try:
@@ -554,7 +555,9 @@ def leave_migrations_in_use(rehearsal: Rehearsal, change: Change) -> None:
         file = rehearsal.directory / name
         edited = file.exists() and read(file) != read(change.made / name)
         goes = not (change.wanted / name).exists()
-        if own or edited:
+        if goes != file.exists():  # the team has deleted it, or has one by that name
+            change.files.remove(name)
+        elif own or edited:
             change.files.remove(name)
             what = "drops its tables" if goes else "makes the tables of the new models"
             rehearsal.problems.append(
