@@ -147,6 +147,7 @@ def refused_values(connection: Connection) -> list[str]:
     return [
         f"{table.name}.{column.name} = {value!r}"
         for table in Base.metadata.sorted_tables
+        if inspector.has_table(table.name, table.schema)
         for check in inspector.get_check_constraints(table.name, table.schema)
         for column in table.columns
         if isinstance(column.type, Enum) and check["sqltext"].startswith(f"{column.name} IN")
