@@ -385,3 +385,68 @@ def test_history_and_engine_keep_their_rules(project: Project, copy: Path) -> No
     (copy / "app/database.py").write_text(OWN_DATABASE, encoding="utf-8")
     code, output = run_tests(project, copy, *tests)
     assert code == pytest.ExitCode.OK, output
+
+
+EXTENSION = """
+from alembic import op
+
+revision, down_revision = "citext", None
+
+
+def upgrade() -> None:
+    op.execute("CREATE EXTENSION citext")
+"""
+
+
+@pytest.mark.xdist_group("other")
+def test_missing_extension_names_the_remedy(
+    installed: Callable[[str], Project], tmp_path: Path
+) -> None:
+    project = installed("other")
+    copy = copied(project, tmp_path / "copy")
+    (copy / "migrations/versions/citext.py").write_text(EXTENSION, encoding="utf-8")
+    code, output = run_tests(project, copy)
+    assert code != pytest.ExitCode.OK
+    assert "in migrations/versions/citext.py, line 8" in output
+    assert "Let TEST_DATABASE_URL name a server that has what the migrations create" in output
+
+
+NEW_CANNOT_BE_UNDONE = Mutant(
+    "nothing undone", "migrations/versions/new.py", "DROP TABLE new", "SELECT 1"
+)
+NO_WAY_BACK = """
+from alembic import op
+
+revision, down_revision = "{revision}", {before!r}
+
+
+def upgrade() -> None:
+    op.execute("CREATE TABLE {revision} (id INTEGER PRIMARY KEY)")
+
+
+def downgrade() -> None:
+    {downgrade}
+"""
+
+
+@with_projects("core", "other")
+def test_migrations_are_tested_from_a_revision_on(project: Project, copy: Path) -> None:
+    versions = copy / "migrations/versions"
+    before = None
+    for revision, downgrade in {
+        "old": "raise NotImplementedError",
+        "middle": "raise NotImplementedError",
+        "new": 'op.execute("DROP TABLE new")',
+    }.items():
+        (versions / f"{revision}.py").write_text(
+            NO_WAY_BACK.format(revision=revision, before=before, downgrade=downgrade),
+            encoding="utf-8",
+        )
+        before = revision
+    options = ("tests/core/test_migrations.py", "-k", "up_again")
+    assert run_tests(project, copy, *options)[0] == pytest.ExitCode.TESTS_FAILED
+    code, output = run_tests(project, copy, *options, "-o", "downgrade_to=middle")
+    assert code == pytest.ExitCode.OK, output
+    plant(NEW_CANNOT_BE_UNDONE, copy)
+    code, output = run_tests(project, copy, *options, "-o", "downgrade_to=middle")
+    assert code == pytest.ExitCode.TESTS_FAILED, output

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-# For create_async_engine, in tests and migrations too: {"json_serializer": ..., "pool_size": 20}.
-# What depends on the settings is for the `engine_options` of build_app.
+# For create_async_engine, in tests and migrations too: {"json_serializer": ..., "connect_args": ...}.
+# The size of the pool is a setting. What depends on settings of yours is for the `engine_options`
+# of build_app.
 ENGINE_OPTIONS: dict[str, Any] = {}
 
 # For the MetaData of all models. Where migrations have run under other names of constraints,

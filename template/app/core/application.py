@@ -14,6 +14,7 @@ from app.core.database import create_engine, create_session_factory, pool_option
 from app.core.problems import answer_as_fastapi_does
 from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
 from app.core.tracebacks import shorten
+from app.database import ENGINE_OPTIONS
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
@@ -29,12 +30,12 @@ def build_app(
 
     `app.state` holds `settings` and `session_factory`, and `request.state.core` is `app.state`, for
     what is mounted. `lifespan` runs around all requests, with the database at hand; what it yields
-    is `request.state`. `engine_options` go to the application's engine, before those that the
-    settings name; the other options go to FastAPI.
+    is `request.state`. `engine_options` go to the application's engine, and prevail over those that
+    the settings and app/database.py name; the other options go to FastAPI.
     """
-    engine = create_engine(
-        settings.database_url, **{**pool_options(settings), **(engine_options or {})}
-    )
+    own = {**ENGINE_OPTIONS, **(engine_options or {})}
+    pool = {} if "poolclass" in own else pool_options(settings)  # NullPool has no size, for one
+    engine = create_engine(settings.database_url, **{**pool, **own})
     streams = EventStreams()
 
     @asynccontextmanager

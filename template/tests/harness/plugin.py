@@ -90,6 +90,11 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
         "how the tests are kept apart that have no marker for it: rolled_back or committed",
         default=ROLLED_BACK,
     )
+    parser.addini(
+        "downgrade_to",
+        "the revision that the migrations are tested from, where older ones cannot be undone",
+        default="base",
+    )
     config: Any = pluginmanager.get_plugin("pytestconfig")
     url = worker_url(config.getini("test_database"))
     set_environment(url.render_as_string(hide_password=False))
@@ -323,7 +328,11 @@ def describe(error: Exception) -> str:
         and ".venv" not in frame.filename
     ]
     return "\n".join(
-        [f"{type(cause).__name__}: {cause}", *(f"in {place}" for place in places[-1:])]
+        [
+            f"{type(cause).__name__}: {cause}",
+            *(f"in {place}" for place in places[-1:]),
+            *getattr(cause, "__notes__", ()),
+        ]
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import uuid
@@ -27,6 +28,12 @@ LOCK_TIMEOUT = "1000"
 """How long, in milliseconds, cleaning waits for somebody who still has a lock."""
 LARGE = 1_000_000
 """The size in bytes from which on TRUNCATE is cheaper than what DELETE leaves to be scanned."""
+
+NO_EXTENSION = (
+    "The server that the tests start brings no extension but vector. Let TEST_DATABASE_URL name a "
+    "server that has what the migrations create, such as that of compose.yaml: "
+    "postgresql+asyncpg://user:password@host/app_test"
+)
 
 FIRST_OWN_OID = 16384  # those before are PostgreSQL's own
 NAME = "quote_ident(relnamespace::regnamespace::text) || '.' || quote_ident(relname)"
@@ -304,7 +311,9 @@ async def create_template(admin: AsyncConnection, template: URL) -> None:
     try:
         async with open_engine(template) as engine:
             await migrate(engine)
-    except BaseException:
+    except BaseException as error:
+        if re.search('extension ".*" is not available', str(error)):
+            error.add_note(NO_EXTENSION)
         await admin.execute(text(f'DROP DATABASE "{template.database}" WITH (FORCE)'))
         raise
 
