@@ -84,7 +84,7 @@ def check_operation(operation: Operation, headers: dict[str, str]) -> None:
         case.validate_response(
             response,
             headers=headers,
-            # An e-mail address may look like one and yet be refused, as those at `.test` are.
+            # What matches its format may be refused all the same, as addresses at `.test` are.
             excluded_checks=[positive_data_acceptance, status_code_conformance],
         )
 
