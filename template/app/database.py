@@ -2,9 +2,8 @@
 
 from typing import Any
 
-# For create_async_engine, in tests and migrations too: {"json_serializer": ..., "connect_args": ...}.
-# The size of the pool is a setting. What depends on settings of yours is for the `engine_options`
-# of build_app.
+# For create_async_engine, in tests and migrations too: {"json_serializer": ...}, for example. The
+# size of the pool is a setting. What your settings decide, build_app takes as `engine_options`.
 ENGINE_OPTIONS: dict[str, Any] = {}
 
 # For the MetaData of all models. Where migrations have run under other names of constraints,

@@ -30,8 +30,8 @@ def kept_up_to_date(session: AsyncSession) -> Iterator[None]:
 
     Nothing is read for that, so it costs nothing however many objects there are. What an UPDATE,
     a trigger or a cascade changes, only the database knows: a SELECT of `session` brings it, or
-    `await session.refresh(...)`. Related objects stay where a SELECT does not load them, a collection
-    until another session commits.
+    `await session.refresh(...)`. Related objects stay where a SELECT does not load them, those in a
+    collection until another session commits.
     """
     changes = Changes(session)
     event.listen(session.sync_session, "do_orm_execute", changes.overwrite_known_objects)

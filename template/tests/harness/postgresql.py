@@ -31,7 +31,7 @@ LARGE = 1_000_000
 
 NO_EXTENSION = (
     "The server that the tests start brings no extension but vector. Let TEST_DATABASE_URL name a "
-    "server that has what the migrations create, such as that of compose.yaml: "
+    "server that has what the migrations create: "
     "postgresql+asyncpg://user:password@host/app_test"
 )
 

@@ -41,7 +41,7 @@ class Note(ProbeBase):
         ForeignKey("isolation_probe_notes.id", deferrable=True, initially="DEFERRED")
     )
     parent: Mapped["Note | None"] = relationship(
-        foreign_keys=parent_id, remote_side=id, back_populates="children"
+        foreign_keys=parent_id, remote_side="Note.id", back_populates="children"
     )
     children: Mapped[list["Note"]] = relationship(
         foreign_keys=parent_id, back_populates="parent", passive_deletes="all"
