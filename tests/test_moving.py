@@ -85,7 +85,7 @@ OWN_CODE = (
         "from functools import lru_cache\n\nfrom app.core",
     ),
     Mutant(
-        "a setting", "app/settings.py", "(CoreSettings):", "(CoreSettings):\n    api_key: str\n"
+        "a setting", "app/settings.py", "Settings):\n", "Settings):\n    api_key: str\n"
     ),
     Mutant("its example", ".env.example", "LOG_LEVEL=INFO", "LOG_LEVEL=INFO\nAPI_KEY=an-example"),
     Mutant(
