@@ -84,9 +84,7 @@ OWN_CODE = (
         "from app.core",
         "from functools import lru_cache\n\nfrom app.core",
     ),
-    Mutant(
-        "a setting", "app/settings.py", "Settings):\n", "Settings):\n    api_key: str\n"
-    ),
+    Mutant("a setting", "app/settings.py", "Settings):\n", "Settings):\n    api_key: str\n"),
     Mutant("its example", ".env.example", "LOG_LEVEL=INFO", "LOG_LEVEL=INFO\nAPI_KEY=an-example"),
     Mutant(
         "the router's import",

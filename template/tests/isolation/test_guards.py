@@ -23,7 +23,7 @@ from tests.conftest import *
 def pytest_sessionstart():
     from tests.harness import plugin
 
-    plugin.PATIENCE = 0.05
+    plugin.PATIENCE = 0.025
 """
 FAULTY_TESTS = """
 import asyncio
@@ -176,7 +176,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     assert failures.count("not what it started: fail_later") == 2
     assert "not each transaction that it began: 1 is open" in failures
     assert "Write `async def test_sync`" in failures
-    timed_out = re.findall(r"TimeoutError: The (\w+) did not end within 0.5 s", failures)
+    timed_out = re.findall(r"TimeoutError: The (\w+) did not end within 0.25 s", failures)
     assert sorted(timed_out) == ["fixture", "test", "test"]
     assert "The test raised SystemExit(3)" in failures
     assert "The fixture raised SystemExit(3)" in failures
