@@ -218,7 +218,7 @@ def refuse_hidden_fixtures(items: list[pytest.Item]) -> None:
                 raise pytest.UsageError(
                     f"{own[0]} has a fixture {name!r} that no test gets, because that of "
                     "tests/conftest.py is closer to the tests. Put yours into a conftest.py beside "
-                    "the tests that it is for, such as tests/items/conftest.py."
+                    "the tests that it is for, such as tests/orders/conftest.py."
                 )
 
 
