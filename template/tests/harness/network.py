@@ -266,12 +266,12 @@ def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
     """Note which fixtures, and which threads of theirs, are for more than one test."""
     if fixturedef.scope == "function":
         return (yield)
-    network.is_setting_up_for_all = True
+    before, network.is_setting_up_for_all = network.is_setting_up_for_all, True
     try:
         return (yield)
     finally:
         network.note_threads()
-        network.is_setting_up_for_all = False
+        network.is_setting_up_for_all = before
 
 
 # ---- A run fails for what was refused on behalf of no test ----
