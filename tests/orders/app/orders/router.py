@@ -1,16 +1,15 @@
 from collections.abc import Sequence
-from typing import Annotated, Optional
+from typing import Optional
 
-from fastapi import APIRouter, HTTPException, Path, Query
+from fastapi import APIRouter, HTTPException, Query
 
 from app.core.database import SessionDep
+from app.core.schemas import ResourceId
 from app.orders import service
 from app.orders.models import Order, OrderStatus
 from app.orders.schemas import OrderCreate, OrderRead, OrderStatusUpdate
 
 router = APIRouter(prefix="/orders", tags=["orders"])
-
-OrderId = Annotated[int, Path(ge=1, le=2**31 - 1)]
 
 
 @router.post("", status_code=201, response_model=OrderRead, responses={400: {"description": "Not JSON"}})
@@ -29,7 +28,7 @@ async def list_orders(
 
 
 @router.get("/{order_id}", response_model=OrderRead, responses={404: {"description": "Order not found"}})
-async def read_order(order_id: OrderId, session: SessionDep) -> Order:
+async def read_order(order_id: ResourceId, session: SessionDep) -> Order:
     order = await service.get_order(session, order_id)
     if order is None:
         raise HTTPException(status_code=404, detail="Order not found")
@@ -45,7 +44,7 @@ async def read_order(order_id: OrderId, session: SessionDep) -> Order:
         409: {"description": "The status cannot change like that"},
     },
 )
-async def change_status(order_id: OrderId, data: OrderStatusUpdate, session: SessionDep) -> Order:
+async def change_status(order_id: ResourceId, data: OrderStatusUpdate, session: SessionDep) -> Order:
     order = await service.get_order(session, order_id, lock=True)
     if not order:
         raise HTTPException(status_code=404, detail="Order not found")
@@ -56,7 +55,7 @@ async def change_status(order_id: OrderId, data: OrderStatusUpdate, session: Ses
 
 
 @router.delete("/{order_id}", status_code=204, responses={404: {"description": "Order not found"}})
-async def delete_order(order_id: OrderId, session: SessionDep) -> None:
+async def delete_order(order_id: ResourceId, session: SessionDep) -> None:
     order = await service.get_order(session, order_id)
     if order is None:
         raise HTTPException(status_code=404, detail="Order not found")

@@ -3,17 +3,18 @@ from decimal import Decimal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.core.schemas import NO_NUL
 from app.orders.models import OrderStatus
 
 
 class OrderLineCreate(BaseModel):
-    product: str = Field(min_length=1, max_length=50)
+    product: str = Field(min_length=1, max_length=50, pattern=NO_NUL)
     quantity: int = Field(gt=0, le=1000)
     price: Decimal = Field(ge=0, max_digits=10, decimal_places=2)
 
 
 class OrderCreate(BaseModel):
-    customer: str = Field(min_length=1, max_length=100)
+    customer: str = Field(min_length=1, max_length=100, pattern=NO_NUL)
     lines: list[OrderLineCreate] = Field(min_length=1)
 
 
