@@ -227,7 +227,9 @@ def delete_the_items(path: Path) -> None:
     edit(path / "tests/fixtures.py", r', "tests\.items\.fixtures"', "")
     [migration] = path.glob("migrations/versions/0001_*.py")
     edit(migration, r"^    op\.create_table\(\n +\"items\".*?(?=\n\n\ndef)", "")
-    edit(migration, r"^( +op\.drop_table\(\"tags\"\)\n)? +op\.drop_index.+_table\(\"items\"\)\n", "")
+    edit(
+        migration, r"^( +op\.drop_table\(\"tags\"\)\n)? +op\.drop_index.+_table\(\"items\"\)\n", ""
+    )
     edit(migration, r"(drop_table\(\"users\"\)\n)( +sa\.Enum[^\n]+\n)?", r"\1")
     edit(migration, r"\)\n\n\n\ndef", ")\n\n\ndef")
 
