@@ -74,7 +74,7 @@ FAULTS = [
     ),
     Fault(
         "refusal without a good answer", "check_refusal", "macros.jinja",
-        "e-mail address. Try: {{ example }}", "e-mail address.",
+        "Not an address. Try: {{ example }}", "Not an address.",
     ),
     Fault(
         "file left by a merge", "check_nothing_is_left", "template/app/main.py.rej", "",
@@ -98,7 +98,7 @@ FAULTS = [
     Fault(
         "dependency of the example without it", "check_dependencies",
         "template/pyproject.toml.jinja",
-        '    "aiosmtplib>=5.1.3",\n{%- endif %}', '{%- endif %}\n    "aiosmtplib>=5.1.3",',
+        '    "stamina>=26.1",\n{%- endif %}', '{%- endif %}\n    "stamina>=26.1",',
     ),
     Fault(
         "setting of the example without it",

@@ -134,7 +134,7 @@ class Trial:
 
 def check_refusal(said: str, answers: Answers) -> tuple[str, str]:
     """The right question is named, and an answer that is accepted; return both."""
-    match = re.search(r"question '(\w+)': .*Try: (.+?)(?:\. The .*)?$", said)
+    match = re.search(r"question '(\w+)': .*Try: (.+)$", said, re.MULTILINE)
     assert match, f"check_refusal: {said}"
     name, value = match.groups()
     assert name in answers, f"check_refusal: {name} was not answered: {answers}"

@@ -66,6 +66,7 @@ NEEDED_BY_ALL = {
     "settings",
     "rolled_back_transaction",
     "running_app",
+    "standalone_app",
 }
 """The fixtures whose failure would otherwise be told once for each test."""
 
@@ -106,7 +107,8 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def set_environment(database_url: str) -> None:
     """Put .env.example, and the tests' database, in the place of the developer's environment.
 
-    Whoever reads the settings is told these, also where `app.settings` does so when imported.
+    Whoever reads the settings is told these, also where `app.settings` does so when imported. What
+    has a default is taken out again, so that the tests' own values are not the example's.
     """
     example = dotenv_values(ROOT / ".env.example")
     values = {name: value for name, value in example.items() if value is not None}
@@ -115,8 +117,9 @@ def set_environment(database_url: str) -> None:
     os.environ |= values
     from app.settings import Settings
 
-    for name in os.environ.keys() - values.keys():
-        if name.lower() in Settings.model_fields:
+    for name in os.environ.keys() - {"ENVIRONMENT", "DATABASE_URL"}:
+        field = Settings.model_fields.get(name.lower())
+        if field and not (name in values and field.is_required()):
             del os.environ[name]
 
 
@@ -195,6 +198,17 @@ async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
 
 
 # ---- Tests that cannot work ----
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Fail a module that exits while it is imported, as `app.main` does without its settings."""
+    try:
+        return (yield)
+    except SystemExit as error:
+        return pytest.CollectReport(collector.nodeid, "failed", describe(error), [])
 
 
 @pytest.hookimpl(trylast=True)
@@ -317,7 +331,7 @@ def pytest_fixture_setup(
         fixturedef.func = fixture
 
 
-def describe(error: Exception) -> str:
+def describe(error: BaseException) -> str:
     """Say in a few lines what has gone wrong, and where in the project."""
     cause = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
     places = [
