@@ -183,8 +183,8 @@ MUTANTS = [
     Mutant(
         "the environment names the developer's database",
         PLUGIN,
-        '    os.environ["DATABASE_URL"] = url.render_as_string(hide_password=False)\n',
-        "",
+        '    values |= {"ENVIRONMENT": "test", "DATABASE_URL": database_url}\n',
+        '    values |= {"ENVIRONMENT": "test"}\n',
     ),
     Mutant("refusals are forgotten", GUARD, "        self.refusals.append(reason)\n", ""),
     Mutant(
@@ -224,8 +224,8 @@ MUTANTS = [
     Mutant(
         "a fixture may exit",
         PLUGIN,
-        "        fixturedef.func = surviving(fixture)\n",
-        "        pass\n",
+        "        fixturedef.func = surviving(\n",
+        "        surviving(\n",
     ),
     Mutant(
         "forgotten scopes are not left",
@@ -296,7 +296,7 @@ MUTANTS = [
     Mutant(
         "hanging tests not cancelled",
         PATIENCE,
-        "        await run_for(self._limit)\n",
+        "        await run_for(limit)\n",
         "        await asyncio.Event().wait()\n",
     ),
     Mutant(
@@ -327,7 +327,7 @@ MUTANTS = [
     Mutant(
         "a fixture may take for ever to end",
         PLUGIN,
-        'Deadline("fixture", leave, limit)',
+        'Deadline("fixture", leave, find_limit())',
         'Deadline("fixture", leave, None)',
     ),
     Mutant(

@@ -260,8 +260,8 @@ WATCHED = [
         Mutant(
             "the state of the start is lost",
             "app/core/application.py",
-            "                yield state\n",
-            "                yield {}\n",
+            '"core": app.state, **(state or {})}',
+            '"core": app.state}',
         ),
     ),
     Watched(

@@ -74,7 +74,9 @@ OWN_PATIENCE = {"isolation", "cleared_up"}
 """The fixtures that end what others have left, and wait no longer than they have to."""
 
 TIME_LIMIT = pytest.StashKey[float | None]()
-"""Of a test, and of what is torn down after it."""
+"""Of a test, and of its fixtures that are torn down after it."""
+LONGEST_LIMIT = pytest.StashKey[float]()
+"""Of all tests so far, and so of the fixtures that several of them share."""
 FAILED = pytest.StashKey[bool]()
 VARIABLES = pytest.StashKey[Variables]()
 
@@ -298,7 +300,10 @@ def async_fixtures(item: pytest.Function) -> list[str]:
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
     """Note what pytest-timeout has found out: option, variable, marker or configuration."""
-    item.stash[TIME_LIMIT] = settings.timeout * PATIENCE
+    limit = settings.timeout * PATIENCE
+    item.stash[TIME_LIMIT] = limit
+    stash = item.config.stash
+    stash[LONGEST_LIMIT] = max(limit, stash.get(LONGEST_LIMIT, 0.0))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
@@ -312,9 +317,10 @@ def pytest_fixture_setup(
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
     fixture = fixturedef.func
     if "anyio_backend" in request.fixturenames:
-        is_bounded = fixturedef.argname in OWN_PATIENCE
         run = running_in_variables(request.node) if fixturedef.scope == "function" else run_for_all
-        fixturedef.func = surviving(fixture, run, None if is_bounded else request.config)
+        fixturedef.func = surviving(
+            fixture, run, functools.partial(limit_of, fixturedef, request.config)
+        )
     try:
         if not is_of_a_test or guard.phase is not Phase.FIXTURES:
             return (yield)
@@ -471,16 +477,24 @@ def survived(what: str) -> Iterator[None]:
         raise AssertionError(f"The {what} awaits what was cancelled.") from error
 
 
+def limit_of(fixture: Any, config: pytest.Config) -> float | None:
+    """Say how many seconds a fixture may take to end; None where it watches that itself."""
+    if fixture.argname in OWN_PATIENCE:
+        return None
+    if fixture.scope == "function":
+        return config.stash.get(TIME_LIMIT, None)
+    return config.stash.get(LONGEST_LIMIT, None)
+
+
 def surviving(
-    fixture: Callable[..., Any], run: Run, config: pytest.Config | None
+    fixture: Callable[..., Any], run: Run, find_limit: Callable[[], float | None]
 ) -> Callable[..., Any]:
     """Wrap an async fixture so that all tests survive what it raises, and that it does not end.
 
-    `run` runs its coroutines. `config` knows the time that the test has which is torn down;
-    without it, there is no limit.
+    `run` runs its coroutines. `find_limit` says how many seconds it may take to end.
     """
     if ismethod(fixture):
-        function = surviving(fixture.__func__, run, config)
+        function = surviving(fixture.__func__, run, find_limit)
         method: Callable[..., Any] = function.__get__(fixture.__self__)
         return method
     if isasyncgenfunction(fixture):
@@ -491,8 +505,7 @@ def surviving(
                 context = asynccontextmanager(fixture)(*values, **arguments)
                 yield await run(context.__aenter__())
                 leave = run(context.__aexit__(None, None, None))
-                limit = config.stash.get(TIME_LIMIT, None) if config else None
-                async with Deadline("fixture", leave, limit):
+                async with Deadline("fixture", leave, find_limit()):
                     await leave
 
         return surviving_generator
