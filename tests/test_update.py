@@ -227,7 +227,7 @@ def check_answered(project: Project, *, example: bool) -> str:
 
 def test_edits_that_many_teams_make_are_merged(releases: Path, tmp_path: Path) -> None:
     edits = {
-        "ruff.toml": ('    "PLC0415",', '    "PLR2004", # ours\n    "PLC0415",'),
+        "ruff.toml": ('    "S101", ', '    "S104", # ours\n    "S101", '),
         ".coveragerc": ("# fail_under = 100 would", "fail_under = 60\n# fail_under = 100 would"),
         "Dockerfile": ("RUN useradd", "RUN apt-get update && apt-get install -y git\nRUN useradd"),
     }

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.core.application import build_app
 from app.settings import Settings
@@ -38,6 +38,12 @@ async def neighbours_tables(db_engine: AsyncEngine) -> AsyncIterator[None]:
     yield
     async with db_engine.begin() as connection:
         await connection.run_sync(NeighbourBase.metadata.drop_all)
+
+
+@pytest.fixture
+def db_session(neighbours_tables: None, db_session: AsyncSession) -> AsyncSession:
+    """The test's session, with the tables also where no test has asked for the application yet."""
+    return db_session
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Description = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
 # In JSON a string, as no client rounds it: "9.50".
-Amount = Annotated[Decimal, PlainSerializer("{:.2f}".format, return_type=str)]
+Amount = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:.2f}", return_type=str)]
 
 
 class ItemTag(BaseModel):

@@ -1,7 +1,6 @@
 """Test databases on PostgreSQL: on the server that TEST_DATABASE_URL names, or an embedded one."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -263,12 +262,7 @@ async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
 
 def template_url(url: URL) -> URL:
     """Return the URL of the run's migrated database on the server of `url`."""
-    query = dict(url.query)
-    if url.drivername == "postgresql+asyncpg":
-        # It prefers TLS, and leaves an error that nobody awaits where it is cancelled while it asks
-        # for that: a test would be blamed.
-        query.setdefault("ssl", os.environ.get("PGSSLMODE", "allow"))
-    return url.set(database=f"{str(url.database)[:40]}_{RUN_ID}", query=query)
+    return url.set(database=f"{str(url.database)[:40]}_{RUN_ID}")
 
 
 def worker_url(url: URL | None) -> URL:
