@@ -81,11 +81,11 @@ async def test_settings_size_the_pool_of_a_server(settings: Settings) -> None:
     sizes = {"database_pool_size": 3, "database_max_overflow": 2, "database_pool_timeout": 1.5}
     sized = settings.model_copy(update=sizes)
     engine = build_app(sized, lifespan).state.session_factory().bind
-    if engine.dialect.name == "sqlite":
-        assert pool_options(sized) == {}
-    else:
-        assert pool_options(sized) == {"pool_size": 3, "max_overflow": 2, "pool_timeout": 1.5}
-        assert engine.pool.size() == 3
+    server = sized.model_copy(update={"database_url": "server://localhost/name"})
+    assert pool_options(server) == {"pool_size": 3, "max_overflow": 2, "pool_timeout": 1.5}
+    file = sized.model_copy(update={"database_url": "sqlite:///./file.db"})
+    assert pool_options(file) == {}
+    assert engine.dialect.name == "sqlite" or engine.pool.size() == 3
 
 
 async def test_failing_startup_raises(settings: Settings) -> None:

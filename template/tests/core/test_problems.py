@@ -16,6 +16,7 @@ from app.core.problems import (
     ProblemError,
     ValidationProblemDetails,
     add_problem_details,
+    declare_problems,
     responses_of,
 )
 from app.settings import Settings
@@ -235,3 +236,9 @@ async def test_problems_are_declared(app: FastAPI) -> None:
     assert {problem, invalid, "InvalidPart"} <= document["components"]["schemas"].keys()
     assert "HTTPValidationError" not in json.dumps(document)
     assert app.openapi() is document
+
+
+def test_webhooks_keep_the_schemas_that_they_use() -> None:
+    schemas = {"ValidationError": {"type": "object"}}
+    declare_problems({"paths": {}, "webhooks": {}, "components": {"schemas": schemas}})
+    assert "ValidationError" in schemas

@@ -334,7 +334,8 @@ def pytest_fixture_setup(
             raise
         request.session.shouldfail = f"No test can run without the fixture {fixturedef.argname!r}."
         failure = pytest.fail.Exception(describe(error), pytrace=False)
-        fail_again(fixturedef, failure)
+        if fixturedef.scope == "session":
+            fail_again(fixturedef, failure)
         raise failure from None
     finally:
         fixturedef.func = fixture
