@@ -33,6 +33,7 @@ from tests.harness.isolation import Committed, Isolation, RolledBack
 from tests.harness.leftovers import in_own_task
 from tests.harness.plugin import open_databases, watched
 from tests.harness.transaction import RolledBackTransaction
+from tests.harness.variables import Variables
 from tests.http_client import ASGIWebSocketTransport
 from tests.isolation.probe import Note, ProbeBase, router
 
@@ -176,7 +177,7 @@ class Bench:
         async def test() -> None:
             isolation = way(self.databases, self.transaction, guard)
             async with isolated_client(self.app, isolation) as client:
-                await watched(write_and_read, 30)(client=client)
+                await watched(write_and_read, Variables().run, 30)(client=client)
 
         return Scheme(test, self.engine, is_guarded=True)
 
