@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.mutants import copied
 from tests.pairwise import all_sets, choices
 from tests.rendering import (
     Answers,
@@ -128,6 +129,12 @@ def with_projects(*names: str) -> pytest.MarkDecorator:
     """Run a test with each of these PROJECTS, each on the worker that has installed it."""
     named = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
     return pytest.mark.parametrize("project", named, indirect=True)
+
+
+@pytest.fixture
+def copy(project: Project, tmp_path: Path) -> Path:
+    """A copy of the project, to be edited."""
+    return copied(project, tmp_path / "copy")
 
 
 @pytest.fixture

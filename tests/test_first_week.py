@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import with_projects
-from tests.mutants import Mutant, copied, plant, run_tests
+from tests.mutants import Mutant, plant, run_tests
 from tests.rendering import Project
 
 REQUIRED_SETTING = (
@@ -42,12 +42,6 @@ revision, down_revision = "broken", "0001"
 def upgrade() -> None:
     op.execute("CREATE TABEL orders (id INTEGER)")
 """
-
-
-@pytest.fixture
-def copy(project: Project, tmp_path: Path) -> Path:
-    """A copy of the project, to be edited."""
-    return copied(project, tmp_path / "copy")
 
 
 @with_projects("default", "other")

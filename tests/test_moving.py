@@ -1,20 +1,13 @@
 """What others have written moves onto a project without an edit of what is managed."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import with_projects
-from tests.mutants import Mutant, copied, plant, run_tests
+from tests.mutants import Mutant, plant, run_tests
 from tests.rendering import Project
-
-
-@pytest.fixture
-def copy(project: Project, tmp_path: Path) -> Path:
-    """A copy of the project, to be edited."""
-    return copied(project, tmp_path / "copy")
-
+from tests.test_first_week import REQUIRED_SETTING
 
 FROZEN_TESTS = """
 import asyncio
@@ -84,8 +77,7 @@ OWN_CODE = (
         "from app.core",
         "from functools import lru_cache\n\nfrom app.core",
     ),
-    Mutant("a setting", "app/settings.py", "Settings):\n", "Settings):\n    api_key: str\n"),
-    Mutant("its example", ".env.example", "LOG_LEVEL=INFO", "LOG_LEVEL=INFO\nAPI_KEY=an-example"),
+    *REQUIRED_SETTING[:2],
     Mutant(
         "the router's import",
         "app/main.py",
@@ -188,12 +180,8 @@ async def test_client(client: AsyncClient) -> None:
 """
 
 
-@pytest.mark.xdist_group("core")
-def test_fixture_of_a_folder_takes_the_place_of_one_for_all(
-    installed: Callable[[str], Project], tmp_path: Path
-) -> None:
-    project = installed("core")
-    copy = copied(project, tmp_path / "copy")
+@with_projects("core")
+def test_fixture_of_a_folder_takes_the_place_of_one_for_all(project: Project, copy: Path) -> None:
     folder = copy / "tests/orders"
     folder.mkdir()
     (folder / "__init__.py").touch()
@@ -225,12 +213,8 @@ LET_THROUGH = """    "ignore:do not use:DeprecationWarning",
 """
 
 
-@pytest.mark.xdist_group("core")
-def test_old_library_can_be_imported_by_fixtures(
-    installed: Callable[[str], Project], tmp_path: Path
-) -> None:
-    project = installed("core")
-    copy = copied(project, tmp_path / "copy")
+@with_projects("core")
+def test_old_library_can_be_imported_by_fixtures(project: Project, copy: Path) -> None:
     (copy / "app/old.py").write_text(OLD_LIBRARY, encoding="utf-8")
     plant(IMPORT_OF_OLD_LIBRARY, copy)
     code, output = run_tests(project, copy, "tests/core/test_health.py")
@@ -396,12 +380,8 @@ def upgrade() -> None:
 """
 
 
-@pytest.mark.xdist_group("other")
-def test_missing_extension_names_the_remedy(
-    installed: Callable[[str], Project], tmp_path: Path
-) -> None:
-    project = installed("other")
-    copy = copied(project, tmp_path / "copy")
+@with_projects("other")
+def test_missing_extension_names_the_remedy(project: Project, copy: Path) -> None:
     (copy / "migrations/versions/citext.py").write_text(EXTENSION, encoding="utf-8")
     code, output = run_tests(project, copy)
     assert code != pytest.ExitCode.OK

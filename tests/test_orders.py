@@ -173,9 +173,8 @@ async def test_does_not(client):
 
 
 @pytest.fixture
-def copy(project: Project, tmp_path: Path) -> Path:
+def copy(copy: Path) -> Path:
     """A copy of the project with the feature, but without its import and its migration."""
-    copy = copied(project, tmp_path / "copy")
     for file in FEATURE.rglob("*.py"):
         write(copy, file.relative_to(FEATURE).as_posix())
     write(copy, "app/main.py")

@@ -485,11 +485,12 @@ class Change:
 
 def follow_answers(rehearsal: Rehearsal, asked: list[str], template: Template) -> None:
     """Merge what changed answers change in seams and starters."""
-    nearest = None
+    nearest, fewest = None, 0
     for change in possible_changes(rehearsal, asked, template):
-        if nearest is None or change.edits(rehearsal) < nearest.edits(rehearsal):
-            nearest = change
-        if nearest.edits(rehearsal) == 0:
+        edits = change.edits(rehearsal)
+        if nearest is None or edits < fewest:
+            nearest, fewest = change, edits
+        if fewest == 0:
             break
     if nearest is None:
         return
@@ -602,7 +603,8 @@ def missed_changes(
     """Show what the release changes in files that the team has moved or deleted."""
     sources = template.changed_files(str(older["_commit"]), release)
     absent = {name for name in sources if not (rehearsal.directory / name).exists()}
-    if not absent.difference(rehearsal.changed("D")):
+    missed = absent.difference(rehearsal.changed("D"))
+    if not missed:
         return
     # What an update changes where nobody has edited anything; a starter it does not touch.
     unedited = rehearsal.render(older, "unedited")
@@ -614,7 +616,7 @@ def missed_changes(
     git("add", "--all", "--force")
     git("commit", "--quiet", "--message", "unedited")
     rehearsal.copier("update", "--vcs-ref", release, unedited)
-    for name in sorted(absent.difference(rehearsal.changed("D"))):
+    for name in sorted(missed):
         if (unedited / name).exists() and (change := git("diff", "HEAD", "--", name)):
             total = git("diff", "--shortstat", "HEAD", "--", name).strip().partition(", ")[2]
             body = "".join(f"\n    {line}".rstrip(" ") for line in change.splitlines()[4:])

@@ -41,29 +41,26 @@ async def bodies(service: Service, streams: EventStreams) -> list[Any]:
     return [message["body"] for message in sent[1:]]
 
 
-async def test_event_stream_ends_when_the_service_stops(anyio_backend: str) -> None:
-    service, streams = Service(b"text/event-stream; charset=utf-8"), EventStreams()
+@pytest.mark.parametrize(
+    ("content_type", "sent"),
+    [(b"text/event-stream; charset=utf-8", [b""]), (b"application/json", [b"all of it"])],
+)
+async def test_event_stream_ends_when_the_service_stops_and_the_rest_is_finished(
+    anyio_backend: str, content_type: bytes, sent: list[bytes]
+) -> None:
+    service, streams = Service(content_type), EventStreams()
     async with asyncio.TaskGroup() as tasks:
         response = tasks.create_task(bodies(service, streams))
         await service.has_begun.wait()
         streams.stop()
-    assert response.result() == [b""]
+        service.may_go_on.set()
+    assert response.result() == sent
 
 
 async def test_event_stream_that_begins_then_ends_at_once(anyio_backend: str) -> None:
     streams = EventStreams()
     streams.stop()
     assert await bodies(Service(b"text/event-stream"), streams) == [b""]
-
-
-async def test_other_responses_are_finished(anyio_backend: str) -> None:
-    service, streams = Service(b"application/json"), EventStreams()
-    async with asyncio.TaskGroup() as tasks:
-        response = tasks.create_task(bodies(service, streams))
-        await service.has_begun.wait()
-        streams.stop()
-        service.may_go_on.set()
-    assert response.result() == [b"all of it"]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
 import pytest
@@ -113,19 +113,17 @@ def text(value: object) -> str:
     return value.decode() if isinstance(value, bytes | bytearray) else str(value)
 
 
-def is_address(host: str) -> bool:
-    """Say whether `host` is an address already, and no name to look up."""
+def address_of(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the address that `host` is; None where it is a name to look up."""
     try:
-        ip_address(host)
+        return ip_address(host)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def is_local(host: str) -> bool:
     """Say whether `host` is this machine."""
-    if is_address(host):
-        address = ip_address(host)
+    if address := address_of(host):
         return address.is_loopback or address.is_unspecified
     return host in {"", "localhost", socket.gethostname()}
 
@@ -166,7 +164,7 @@ def checked_look_up(look_up: Any) -> Any:
 
     @functools.wraps(look_up)
     def checked(host: Any, *arguments: Any, **options: Any) -> object:
-        if host is not None and not is_address(text(host)):
+        if host is not None and address_of(text(host)) is None:
             network.check(host, *arguments[:1])
         found = look_up(host, *arguments, **options)
         if look_up.__name__ == "getaddrinfo":
