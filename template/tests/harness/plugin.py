@@ -376,13 +376,17 @@ def pytest_runtest_makereport(
     """Note that a test has failed: it need not be told twice why, but in short, and all of it."""
     if call.excinfo is not None:
         item.stash[FAILED] = True
-        error = call.excinfo.value
-        for reason in dict.fromkeys(guard.refusals):
-            if reason not in str(error):
-                error.add_note(reason)
-        explain(error)
+        note_refusals(call.excinfo.value)
+        explain(call.excinfo.value)
         close_coroutines()
     return (yield)
+
+
+def note_refusals(error: BaseException) -> None:
+    """Add to an error what the test was refused, unless that is what it says."""
+    for reason in dict.fromkeys(guard.refusals):
+        if reason not in str(error):
+            error.add_note(reason)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -392,8 +396,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
     try:
         result = yield
     except Exception as error:
-        for reason in guard.refusals:
-            error.add_note(reason)
+        note_refusals(error)
         raise
     finally:
         reasons = list(dict.fromkeys(guard.refusals))
