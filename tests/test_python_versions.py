@@ -117,7 +117,7 @@ def test_the_template_itself_says_the_same() -> None:
     matrix = read_yaml(ROOT / ".github/workflows/ci.yml")["jobs"]["test"]["strategy"]["matrix"]
     assert matrix["python"] == PYTHONS
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert f"with Python {PYTHONS[0]} and git" in readme
+    assert f"You need Python {PYTHONS[0]} and git" in readme
     choices = ", ".join(OLDEST["choices"])
     assert (
         f"| the oldest Python supported: {choices}; CI and the container run {PYTHONS[-1]} |"
