@@ -17,9 +17,9 @@ DOCS = (ROOT / "docs/patterns.md").read_text(encoding="utf-8")
 PATTERNS = [
     "Async tests without a marker",
     "`AsyncClient` over ASGI",
-    "Request, then the database",
+    "Check the database after a request",
     "Lifespan",
-    "Dependencies on their own",
+    "Unit tests of dependencies",
     "Async fixtures and factories",
     "Authentication",
     "Dependency overrides",
@@ -42,10 +42,10 @@ PATTERNS = [
     "Filters",
     "Contract",
     "Migrations",
-    "The run",
+    "The test run",
 ]
 # Shown by a test of this module, and by commands.
-ELSEWHERE = {"pytest-asyncio", "The run"}
+ELSEWHERE = {"pytest-asyncio", "The test run"}
 
 
 def table(text: str) -> dict[str, list[str]]:
@@ -76,7 +76,7 @@ def test_what_is_shown_elsewhere_is_there() -> None:
     file, name = node_id.split("::")
     assert Path(__file__) == ROOT / file
     assert name in globals()
-    assert not TESTS["The run"]
+    assert not TESTS["The test run"]
 
 
 def test_the_readme_of_the_service_has_the_same_table(rendered: Callable[..., Path]) -> None:
@@ -238,7 +238,7 @@ WATCHED = [
         ),
     ),
     Watched(
-        "Request, then the database",
+        "Check the database after a request",
         Mutant(
             "a new item is not committed",
             ITEMS.format("service"),
@@ -247,7 +247,7 @@ WATCHED = [
         ),
     ),
     Watched(
-        "Request, then the database",
+        "Check the database after a request",
         Mutant(
             "a new account is not committed",
             USERS.format("service"),
@@ -265,7 +265,7 @@ WATCHED = [
         ),
     ),
     Watched(
-        "Dependencies on their own",
+        "Unit tests of dependencies",
         Mutant(
             "the request's session commits by itself",
             "app/core/database.py",
