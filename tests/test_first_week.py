@@ -199,8 +199,8 @@ async def test_service_is_still_alive(client):
 @pytest.mark.parametrize(
     ("edit", "workers", "signs"),
     [
-        (CALLS_OUT, "0", ["app/main.py, line", "A fixture for more than one test, such as"]),
-        (SWALLOWS, "0", ["2 passed", "A fixture for more than one test, such as"]),
+        (CALLS_OUT, "0", ["app/main.py, line", "A fixture that tests share, such as"]),
+        (SWALLOWS, "0", ["2 passed", "A fixture that tests share, such as"]),
         (EXPORTS, "2", ["2 passed", "The thread 'exporter'"]),
         (AT_IMPORT, "2", ["app/main.py:", "A module wanted"]),
     ],
@@ -215,5 +215,5 @@ def test_what_calls_out_for_all_tests_is_refused_and_blames_none(
     code, output = run_tests(project, copy, "-n", workers, "tests/test_ours.py")
     assert code != pytest.ExitCode.OK, output
     assert len(output.splitlines()) < 60, output
-    for sign in ["Tests reach this machine only, and collector.example.com:4318", *signs]:
+    for sign in ["Tests cannot reach other machines, and collector.example.com:4318", *signs]:
         assert sign in output

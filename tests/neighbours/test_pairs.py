@@ -36,9 +36,9 @@ from tests.neighbours.pairs import (
 from tests.neighbours.probe import SLOW, Author, Book, greeter, save
 
 REFUSED = fails("@pytest.mark.committed")
-STRAY_TASK = fails("The test is over, but not what it started")
-OPEN_TRANSACTION = fails("not each transaction that it began")
-SCOPE_LEFT = fails("not the task group, timeout or WebSocket that")
+STRAY_TASK = fails("The test has left a task running")
+OPEN_TRANSACTION = fails("The test has not ended all of its transactions")
+SCOPE_LEFT = fails("The test has entered a task group, timeout or WebSocket and not left it")
 CANCELLED = fails("was cancelled by a task group, timeout or WebSocket")
 TASK_EXITS = fails("A task raised SystemExit(3)")
 FIXTURE_EXITS = fails("The fixture raised SystemExit(3)")
@@ -183,7 +183,7 @@ async def test_application_imported_from_its_module(client: AsyncClient) -> None
     assert (await client.get("/neighbours/authors")).json() == ["ada"]
 
 
-@culprit(rolled_back=fails("none of its fixtures"), committed=PASSES)
+@culprit(rolled_back=fails("without its fixtures"), committed=PASSES)
 async def test_database_without_its_fixtures(anyio_backend: str) -> None:
     from app.main import app as imported
 
@@ -613,7 +613,7 @@ async def test_temporary_table(db_session: AsyncSession) -> None:
 
 
 @on("postgresql")
-@culprit(rolled_back=fails("connection of a rolled-back test was lost"), committed=PASSES)
+@culprit(rolled_back=fails("connection of the rolled-back test was lost"), committed=PASSES)
 async def test_connection_killed(client: AsyncClient, db_session: AsyncSession) -> None:
     with pytest.raises(DBAPIError):
         await db_session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
@@ -785,8 +785,8 @@ async def test_exit_at_the_end_of_a_fixture(
 
 
 @culprit(
-    rolled_back=fails("The fixture awaits what was cancelled"),
-    committed=fails("The fixture awaits what was cancelled"),
+    rolled_back=fails("The fixture awaits a task that was cancelled"),
+    committed=fails("The fixture awaits a task that was cancelled"),
 )
 async def test_fixture_that_is_cancelled(cancelled: None, db_session: AsyncSession) -> None:
     pytest.fail("The fixture has not been set up.")

@@ -33,12 +33,12 @@ BOUNDED = settings(
     suppress_health_check=list(HealthCheck),
 )
 UNDECLARED = """\
-{operation} answers what the OpenAPI document does not declare:
+{operation} returned a response that the OpenAPI document does not declare:
 
 {answers}
 
-Declare it with the endpoint: @router.{method}(..., responses={{{responses}}}).
-For exceptions of your own, responses=responses_of(...), from app/core/problems.py, says it.\
+Declare it on the endpoint: @router.{method}(..., responses={{{responses}}}).
+For your own exceptions, use responses=responses_of(...) from app/core/problems.py.\
 """
 
 

@@ -75,12 +75,12 @@ def configured_url() -> URL | None:
         raise pytest.UsageError(f"TEST_DATABASE_URL is not a database URL: {value!r}") from error
     except ImportError as error:
         raise pytest.UsageError(
-            f"TEST_DATABASE_URL wants the driver {url.drivername}, which is not there: {error}"
+            f"TEST_DATABASE_URL needs the driver {url.drivername}, which is not installed: {error}"
         ) from error
     if not is_in_memory(url) and "test" not in Path(url.database or "").name.lower():
         raise pytest.UsageError(
-            f"TEST_DATABASE_URL names the database {url.database!r}, which is no test database: "
-            "its name has to contain 'test', as in 'app_test', so that no real data is touched."
+            f"TEST_DATABASE_URL names {url.database!r}, which is not a test database. To protect "
+            "real data, its name must contain 'test', as in 'app_test'."
         )
     return url
 

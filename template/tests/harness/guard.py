@@ -17,18 +17,18 @@ from tests.harness.statements import effect_of
 WAYS_OUT = "Mark the test with @pytest.mark.committed: its commits are real, and undone afterwards."
 
 OTHER_ENGINE = (
-    "A transaction begins on another engine than the test's, so it would neither see the rows of "
-    f"the test nor be rolled back with it. {WAYS_OUT}"
+    "A transaction begins on a different engine, so it would neither see the rows of the test nor "
+    f"be rolled back with it. {WAYS_OUT}"
 )
 NO_FIXTURE = (
-    "The test database is used by a test, or a fixture, that asks for none of its fixtures, so "
-    "nothing would undo what is written. Ask for `client`, `app` or `db_session`, or mark the test "
-    "with @pytest.mark.committed."
+    "A test or a fixture uses the test database without its fixtures, so its writes would not be "
+    "undone. Use the fixture `client`, `app` or `db_session`, or mark the test with "
+    "@pytest.mark.committed."
 )
 NO_TEST_DATABASE = (
-    "The tests were about to open the database {name!r}, which is none of theirs. Take its URL "
-    "from `settings`, as the fixture `app` does, or from DATABASE_URL in the environment. A test "
-    "database of your own has 'test' in its name, or lies in the temporary directory."
+    "The tests tried to open the database {name!r}, which is not a test database. Take the URL "
+    "from `settings`, as the fixture `app` does, or from DATABASE_URL in the environment. The name "
+    "of your own test database must contain 'test', or its file must be in the temporary directory."
 )
 
 

@@ -30,23 +30,23 @@ WAYS = {COMMITTED: Phase.COMMITTED, "own_database": Phase.COMMITTED, ROLLED_BACK
 """The markers; `own_database` is what 0.1.0 had."""
 
 NOT_COMMITTED = (
-    "A request starts while the test has written something that is not committed, which the "
-    "application could not see in production. Call `await db_session.commit()` before the request."
+    "A request starts while the test has uncommitted writes, which the application could not see "
+    "in production. Call `await db_session.commit()` before the request."
 )
 NOT_ROLLED_BACK = (
-    "A request starts while `db_session` is not usable, since something has failed in it. "
+    "A request starts while `db_session` is in a failed transaction. "
     "Call `await db_session.rollback()` before the request."
 )
 STILL_SERVED = (
-    "A request waits for another one to end, which does not. In a rolled-back test, one is served "
-    f"after the other. {WAYS_OUT}"
+    "A request waits for another request, which does not end. In a rolled-back test, requests run "
+    f"one after the other. {WAYS_OUT}"
 )
 IN_USE = (
-    "A fixture has written to the test database and still uses it, so it cannot be told what to "
-    "put back after a test that commits. Let the fixture close its connection before it yields."
+    "A fixture has written to the test database and still uses it, so the state to restore after "
+    "a committed test is unknown. Close the connection of the fixture before it yields."
 )
 OPEN_TRANSACTIONS = (
-    "The test is over, but not each transaction that it began: {} is open. "
+    "The test has not ended all of its transactions: {} still open. "
     "Close the session, as `async with session_factory() as session:` does."
 )
 

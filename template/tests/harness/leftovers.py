@@ -15,12 +15,12 @@ LAST_STEPS = 20
 """How often the event loop turns before a task counts as left over: closing takes some turns."""
 
 STRAY_TASKS = (
-    "The test is over, but not what it started: {}. "
+    "The test has left a task running: {}. "
     "Await the task, or start it in a task group that ends with its request."
 )
 SCOPES = (
-    "The test is over, but not the task group, timeout or WebSocket that it has entered. "
-    "Leave it, as `async with` does."
+    "The test has entered a task group, timeout or WebSocket and not left it. "
+    "Use `async with`, which leaves it."
 )
 
 Task = asyncio.Task[Any]

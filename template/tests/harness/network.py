@@ -24,14 +24,14 @@ from tests.harness.guard import IsolationError, current_task, guard
 from tests.harness.private import is_of_anyio, is_worker
 
 REFUSED = (
-    "Tests reach this machine only, and {place} is elsewhere. Put a double in the place of what "
-    "calls out, or allow the host: for a test with @pytest.mark.allow_hosts({host!r}), for all "
-    "tests with `allow_hosts` in pytest.toml."
+    "Tests cannot reach other machines, and {place} is not on this one. Replace what connects to "
+    "it with a test double, or allow the host: for one test with "
+    "@pytest.mark.allow_hosts({host!r}), for all tests with `allow_hosts` in pytest.toml."
 )
 REFUSED_TO_ALL = (
-    "Tests reach this machine only, and {place} is elsewhere. {caller} wanted to reach it, on "
-    "behalf of no test: switch that off in the settings of tests/fixtures.py, or allow the host "
-    "for all tests with `allow_hosts` in pytest.toml."
+    "Tests cannot reach other machines, and {place} is not on this one. {caller} tried to connect, "
+    "not a single test: switch it off in the settings of tests/fixtures.py, or allow the host for "
+    "all tests with `allow_hosts` in pytest.toml."
 )
 
 LOOK_UPS = ("getaddrinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr")
@@ -95,7 +95,7 @@ class Network:
         elif self.test is None:
             caller = "A module"
         else:
-            caller = "A fixture for more than one test, such as the application's lifespan,"
+            caller = "A fixture that tests share, such as the application's lifespan,"
         reason = REFUSED_TO_ALL.format(place=place, caller=caller)
         if reason not in self.refusals:
             self.refusals.append(reason)
@@ -226,7 +226,7 @@ def working_for_all_tests() -> Iterator[None]:
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini(
         "allow_hosts",
-        "the hosts on other machines that tests may reach, as in *.example.com",
+        "hosts on other machines that tests may connect to, such as *.example.com",
         type="linelist",
     )
     watch()  # before the application is imported
@@ -234,7 +234,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "allow_hosts(host, ...): hosts on other machines that the test may reach."
+        "markers", "allow_hosts(host, ...): the test may connect to these hosts on other machines."
     )
     network.allowed = config.getini("allow_hosts")
     network.allowed += hosts_of(configured_url())

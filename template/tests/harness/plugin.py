@@ -57,7 +57,7 @@ pytest-timeout interrupts it, which it does once for each test.
 
 CANCELLED = (
     "The {} was cancelled by a task group, timeout or WebSocket that was entered and not left. "
-    "Leave it, as `async with` does."
+    "Use `async with`, which leaves it."
 )
 
 NEEDED_BY_ALL = {
@@ -84,18 +84,18 @@ VARIABLES = pytest.StashKey[Variables]()
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     parser.addini(
         "test_database",
-        "what the tests run on without TEST_DATABASE_URL: sqlite (files) "
+        "the database of the tests if TEST_DATABASE_URL is not set: sqlite (files) "
         "or postgresql (a server that the tests start)",
         default="sqlite",
     )
     parser.addini(
         "test_isolation",
-        "how the tests are kept apart that have no marker for it: rolled_back or committed",
+        "how tests without a marker are isolated: rolled_back or committed",
         default=ROLLED_BACK,
     )
     parser.addini(
         "downgrade_to",
-        "the revision that the migrations are tested from, where older ones cannot be undone",
+        "the oldest revision that the tests downgrade to",
         default="base",
     )
     config: Any = pluginmanager.get_plugin("pytestconfig")
@@ -130,14 +130,14 @@ def set_environment(database_url: str) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "committed: the test's commits are real; the database is cleaned afterwards."
+        "markers", "committed: commits of the test are real; the database is cleaned up afterwards."
     )
     config.addinivalue_line(
-        "markers", "rolled_back: the test is rolled back, where test_isolation says committed."
+        "markers", "rolled_back: the test is rolled back, even if test_isolation is committed."
     )
-    config.addinivalue_line("markers", "own_database: the name of `committed` in 0.1.0.")
+    config.addinivalue_line("markers", "own_database: the old name of `committed`.")
     if config.getini("test_isolation") not in WAYS:
-        raise pytest.UsageError("test_isolation, in pytest.toml, is rolled_back or committed.")
+        raise pytest.UsageError("test_isolation in pytest.toml must be rolled_back or committed.")
     watching = ExitStack()
     watching.enter_context(guard.watching())
     config.add_cleanup(watching.close)
@@ -235,9 +235,9 @@ def refuse_hidden_fixtures(items: list[pytest.Item]) -> None:
             own = [module for module in others if module.startswith("tests.")]
             if closest == "tests.conftest" and own:
                 raise pytest.UsageError(
-                    f"{own[0]} has a fixture {name!r} that no test gets, because that of "
-                    "tests/conftest.py is closer to the tests. Put yours into a conftest.py beside "
-                    "the tests that it is for, such as tests/orders/conftest.py."
+                    f"The fixture {name!r} in {own[0]} has no effect, because tests/conftest.py "
+                    "defines one too. Move yours to a conftest.py next to the tests that need it, "
+                    "such as tests/orders/conftest.py."
                 )
 
 
@@ -265,8 +265,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         return
     if fixtures := async_fixtures(item):
         pytest.fail(
-            f"{item.originalname} is a plain function, but its fixture {fixtures[0]!r} is async "
-            f"and needs the event loop. Write `async def {item.originalname}`.",
+            f"{item.originalname} is not async, but its fixture {fixtures[0]!r} is, and needs the "
+            f"event loop. Write `async def {item.originalname}`.",
             pytrace=False,
         )
 
@@ -332,7 +332,7 @@ def pytest_fixture_setup(
     except Exception as error:
         if fixturedef.argname not in NEEDED_BY_ALL:
             raise
-        request.session.shouldfail = f"No test can run without the fixture {fixturedef.argname!r}."
+        request.session.shouldfail = f"All tests need the fixture {fixturedef.argname!r}."
         failure = pytest.fail.Exception(describe(error), pytrace=False)
         if fixturedef.scope == "session":
             fail_again(fixturedef, failure)
@@ -481,7 +481,7 @@ def survived(what: str) -> Iterator[None]:
     except asyncio.CancelledError as error:
         if leave_cancelled_scopes():
             raise AssertionError(CANCELLED.format(what)) from error
-        raise AssertionError(f"The {what} awaits what was cancelled.") from error
+        raise AssertionError(f"The {what} awaits a task that was cancelled.") from error
 
 
 def limit_of(fixture: Any, config: pytest.Config) -> float | None:

@@ -29,8 +29,8 @@ LARGE = 1_000_000
 """The size in bytes from which on TRUNCATE is cheaper than what DELETE leaves to be scanned."""
 
 NO_EXTENSION = (
-    "The server that the tests start brings no extension but vector. Let TEST_DATABASE_URL name a "
-    "server that has what the migrations create: "
+    "The PostgreSQL server that the tests start has no extension other than vector. Set "
+    "TEST_DATABASE_URL to a server that has the extensions of your migrations, such as "
     "postgresql+asyncpg://user:password@host/app_test"
 )
 

@@ -28,22 +28,22 @@ PATIENCE = 5.0
 """How long, in seconds, a statement waits for the end of another transaction that has written."""
 
 OVERLAP = (
-    "Two transactions overlap: one has written and not committed yet, and another one wants to go "
-    f"on. The one connection of a rolled-back test cannot keep them apart. {WAYS_OUT}"
+    "Two transactions overlap: one has uncommitted writes, and another one continues. On the "
+    f"single connection of a rolled-back test, they cannot be separated. {WAYS_OUT}"
 )
 ENDED_BY_HAND = (
-    "A statement would end the transaction that the test is rolled back by. "
+    "The statement would end the transaction of the rolled-back test. "
     f"Commit the session instead of executing COMMIT or ROLLBACK. {WAYS_OUT}"
 )
 ISOLATION_LEVEL = (
-    "A connection asks for another isolation level, but a rolled-back test has one transaction, "
-    f"which has begun. {WAYS_OUT}"
+    "A connection asks for another isolation level, but the only transaction of a rolled-back test "
+    f"has already begun. {WAYS_OUT}"
 )
 CONNECTS = re.compile("connect_args|creator|async_creator|isolation_level|max_overflow|pool")
 """The options of an engine that are for its connections and its pool."""
 LOST = (
-    "The connection of a rolled-back test was lost, and with it all that the test has stored. A "
-    f"statement that is cancelled, or a server that stops, may do that. {WAYS_OUT}"
+    "The connection of the rolled-back test was lost, and with it everything that the test stored. "
+    f"A cancelled statement or a stopped server can cause this. {WAYS_OUT}"
 )
 
 

@@ -173,13 +173,13 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     failures = output.partition("short test summary info")[0]
     # What a test leaves behind is an error of its teardown: the test itself has passed.
     assert "5 failed, 8 passed, 1 skipped, 1 xfailed, 9 errors" in output
-    assert failures.count("not what it started: fail_later") == 2
-    assert "not each transaction that it began: 1 is open" in failures
+    assert failures.count("left a task running: fail_later") == 2
+    assert "not ended all of its transactions: 1 still open" in failures
     assert "Write `async def test_sync`" in failures
     timed_out = re.findall(r"TimeoutError: The (\w+) did not end within 0.25 s", failures)
     assert sorted(timed_out) == ["fixture", "test", "test"]
     assert "The test raised SystemExit(3)" in failures
     assert "The fixture raised SystemExit(3)" in failures
     assert "A task raised SystemExit(3)" in failures
-    assert failures.count("timeout or WebSocket that it has entered") == 2
-    assert "awaits what was cancelled" in failures
+    assert failures.count("timeout or WebSocket and not left it") == 2
+    assert "awaits a task that was cancelled" in failures

@@ -19,9 +19,9 @@ pytestmark = pytest.mark.usefixtures("probe_table")
 async def test_transaction_of_another_engine(
     client: AsyncClient, db_engine: AsyncEngine, expect_refusal: ExpectRefusal
 ) -> None:
-    with expect_refusal("another engine.*@pytest.mark.committed"):
+    with expect_refusal("different engine.*@pytest.mark.committed"):
         await client.post("/probe/own-engine/a")
-    with expect_refusal("another engine.*@pytest.mark.committed"):
+    with expect_refusal("different engine.*@pytest.mark.committed"):
         async with db_engine.begin() as connection:
             await connection.execute(insert(Note).values(name="a"))
 
@@ -57,7 +57,7 @@ async def test_database_of_a_developer(
 ) -> None:
     url = db_engine.url.set(database="/srv/app.db" if db_engine.dialect.name == "sqlite" else "app")
     engine = create_engine(url.render_as_string(hide_password=False))
-    with expect_refusal("none of theirs"):
+    with expect_refusal("is not a test database"):
         async with engine.connect():
             pass
 
@@ -70,7 +70,7 @@ async def test_test_database_without_its_fixtures(
     settings: Settings, expect_refusal: ExpectRefusal
 ) -> None:
     engine = create_engine(settings.database_url)
-    with expect_refusal("none of its fixtures"):
+    with expect_refusal("without its fixtures"):
         async with engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
     await engine.dispose()
