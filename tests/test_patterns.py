@@ -422,8 +422,8 @@ WATCHED = [
         Mutant(
             "tokens do not expire",
             USERS.format("security"),
-            'options={"require": ["exp", "sub"]}',
-            'options={"require": ["exp", "sub"], "verify_exp": False}',
+            '"strict_aud": True}',
+            '"strict_aud": True, "verify_exp": False}',
         ),
     ),
     Watched(

@@ -139,7 +139,7 @@ def core_state(connection: HTTPConnection) -> State:
     return state
 
 
-def get_session_factory(connection: HTTPConnection) -> async_sessionmaker[AsyncSession]:
+async def get_session_factory(connection: HTTPConnection) -> async_sessionmaker[AsyncSession]:
     """Return the session factory, for work that outlives a dependency.
 
     Background tasks, WebSockets and streams open short sessions of their own with it.

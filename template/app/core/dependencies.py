@@ -9,7 +9,7 @@ from app.core.database import core_state
 from app.settings import Settings
 
 
-def get_settings(connection: HTTPConnection) -> Settings:
+async def get_settings(connection: HTTPConnection) -> Settings:
     """Return the settings that the application was made with."""
     settings: Settings = core_state(connection).settings
     return settings

@@ -12,7 +12,7 @@ from app.core.schemas import ResourceId
 from app.items.feed import Feed
 from app.items.models import Item
 from app.items.service import get_item
-from app.users.dependencies import CurrentUser, get_current_user
+from app.users.dependencies import CurrentUser, get_access_token, get_current_user
 from app.users.models import User
 
 
@@ -30,7 +30,7 @@ OwnedItem = Annotated[Item, Depends(get_owned_item)]
 LockedItem = Annotated[Item, Depends(get_locked_item)]
 
 
-def get_feed(connection: HTTPConnection) -> Feed:
+async def get_feed(connection: HTTPConnection) -> Feed:
     """Return the feed that the lifespan opened."""
     feed: Feed = connection.state.feed
     return feed
@@ -54,8 +54,9 @@ async def get_socket_user(
     if scheme.lower() != "bearer":
         token = ""
     try:
+        access_token = await get_access_token(token, settings)
         async with factory() as session:  # closed before the socket opens, which may be for hours
-            return await get_current_user(token, session, settings)
+            return await get_current_user(access_token, session)
     except HTTPException as error:
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, error.detail) from error
 

@@ -1,4 +1,4 @@
-"""What endpoints ask for: the user who calls, a way to send e-mail, an outgoing API."""
+"""What endpoints ask for: the user who calls, ways to hash passwords and to send e-mail, an API."""
 
 from typing import Annotated
 
@@ -11,28 +11,45 @@ from app.core.dependencies import SettingsDep
 from app.users.breaches import Breaches
 from app.users.email import EmailSender, LogSender, SmtpSender
 from app.users.models import User
-from app.users.security import read_access_token
+from app.users.security import AccessToken, Passwords, read_access_token
 
 TokenDep = Annotated[str, Depends(OAuth2PasswordBearer(tokenUrl="token"))]
 
 
-async def get_current_user(token: TokenDep, session: SessionDep, settings: SettingsDep) -> User:
-    """Return the user whose token the request carries. Raises HTTPException 401."""
-    user_id = read_access_token(token, settings)
-    user = await session.get(User, user_id) if user_id is not None else None
-    if user is None:
-        raise HTTPException(
+class InvalidTokenError(HTTPException):
+    """The request carries no access token that is valid."""
+
+    def __init__(self) -> None:
+        super().__init__(
             status.HTTP_401_UNAUTHORIZED,
             "The access token is not valid",
             headers={"WWW-Authenticate": "Bearer"},
         )
+
+
+async def get_access_token(token: TokenDep, settings: SettingsDep) -> AccessToken:
+    """Return what the request's token says. Raises InvalidTokenError."""
+    access_token = read_access_token(token, settings)
+    if access_token is None:
+        raise InvalidTokenError
+    return access_token
+
+
+AccessTokenDep = Annotated[AccessToken, Depends(get_access_token)]
+
+
+async def get_current_user(access_token: AccessTokenDep, session: SessionDep) -> User:
+    """Return the user whose token the request carries. Raises InvalidTokenError."""
+    user = await session.get(User, access_token.user_id)
+    if user is None:
+        raise InvalidTokenError
     return user
 
 
 CurrentUser = Annotated[User, Depends(get_current_user)]
 
 
-def get_email_sender(settings: SettingsDep) -> EmailSender:
+async def get_email_sender(settings: SettingsDep) -> EmailSender:
     """Return the sender that the settings ask for."""
     return SmtpSender(settings) if settings.smtp_host else LogSender()
 
@@ -40,10 +57,19 @@ def get_email_sender(settings: SettingsDep) -> EmailSender:
 EmailSenderDep = Annotated[EmailSender, Depends(get_email_sender)]
 
 
-def get_breaches(connection: HTTPConnection) -> Breaches | None:
+async def get_breaches(connection: HTTPConnection) -> Breaches | None:
     """Return the client that the lifespan opened, if the settings ask for one."""
     breaches: Breaches | None = connection.state.breaches
     return breaches
 
 
 BreachesDep = Annotated[Breaches | None, Depends(get_breaches)]
+
+
+async def get_passwords(connection: HTTPConnection) -> Passwords:
+    """Return what hashes the application's passwords."""
+    passwords: Passwords = connection.state.passwords
+    return passwords
+
+
+PasswordsDep = Annotated[Passwords, Depends(get_passwords)]

@@ -2,16 +2,15 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Depends, HTTPException, status
-from fastapi.security import OAuth2PasswordRequestForm
+from fastapi import APIRouter, BackgroundTasks, Form, HTTPException, status
 
 from app.core.database import SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
 from app.core.problems import responses_of
 from app.users import service
-from app.users.dependencies import BreachesDep, CurrentUser, EmailSenderDep
+from app.users.dependencies import BreachesDep, CurrentUser, EmailSenderDep, PasswordsDep
 from app.users.models import User
-from app.users.schemas import Token, UserCreate, UserRead
+from app.users.schemas import LogIn, Token, UserCreate, UserRead
 from app.users.security import create_access_token
 from app.users.service import EmailTakenError, PasswordBreachedError
 
@@ -28,13 +27,13 @@ async def sign_up(
     data: UserCreate,
     session: SessionDep,
     factory: SessionFactoryDep,
-    settings: SettingsDep,
+    passwords: PasswordsDep,
     sender: EmailSenderDep,
     breaches: BreachesDep,
     background: BackgroundTasks,
 ) -> User:
     """Create an account; welcome its owner by e-mail."""
-    user = await service.sign_up(session, data, settings, breaches)
+    user = await service.sign_up(session, data, passwords, breaches)
     background.add_task(service.welcome, user.id, user.email, sender, factory)
     return user
 
@@ -44,12 +43,13 @@ async def sign_up(
     responses={status.HTTP_401_UNAUTHORIZED: {"description": "Wrong address or password"}},
 )
 async def log_in(
-    form: Annotated[OAuth2PasswordRequestForm, Depends()],
+    data: Annotated[LogIn, Form()],
     session: SessionDep,
+    passwords: PasswordsDep,
     settings: SettingsDep,
 ) -> Token:
     """Trade an address and a password for an access token."""
-    user = await service.authenticate(session, form.username, form.password, settings)
+    user = await service.authenticate(session, data, passwords)
     if user is None:
         raise HTTPException(
             status.HTTP_401_UNAUTHORIZED,

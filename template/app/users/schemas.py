@@ -3,16 +3,34 @@
 from datetime import datetime
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, Secret
 
 LowercaseEmail = Annotated[EmailStr, AfterValidator(str.lower)]
+EMAIL_MAX_LENGTH = 254
+PASSWORD_MAX_LENGTH = 128  # what is hashed should not be a megabyte
+IN_DOCUMENT = {"format": "password", "writeOnly": True}
 
 
 class UserCreate(BaseModel):
     """A sign-up."""
 
-    email: Annotated[LowercaseEmail, Field(max_length=254)]
-    password: Annotated[SecretStr, Field(min_length=12, max_length=128)]
+    email: Annotated[LowercaseEmail, Field(max_length=EMAIL_MAX_LENGTH)]
+    password: Secret[
+        Annotated[
+            str,
+            Field(min_length=12, max_length=PASSWORD_MAX_LENGTH, json_schema_extra=IN_DOCUMENT),
+        ]
+    ]
+
+
+class LogIn(BaseModel):
+    """A log-in, as RFC 6749 wants it named."""
+
+    grant_type: Literal["password"] = "password"
+    username: Annotated[str, Field(max_length=EMAIL_MAX_LENGTH)]
+    password: Secret[
+        Annotated[str, Field(max_length=PASSWORD_MAX_LENGTH, json_schema_extra=IN_DOCUMENT)]
+    ]
 
 
 class UserRead(BaseModel):

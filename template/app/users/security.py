@@ -1,61 +1,91 @@
 """Passwords and access tokens."""
 
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import jwt
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from pwdlib import PasswordHash
 from pwdlib.hashers.argon2 import Argon2Hasher
 
 from app.settings import Settings
 
 ALGORITHM = "HS256"
+TOKEN_TYPE = "at+jwt"  # noqa: S105  (what RFC 9068 calls an access token)
+IDS = range(1, 2**31)  # those that an INTEGER can hold
+CLAIMS = ["iss", "aud", "sub", "iat", "exp"]
 
 
-def password_hasher(settings: Settings) -> PasswordHash:
-    """Make the hasher with the costs that `settings` name."""
-    hasher = Argon2Hasher(
-        time_cost=settings.argon2_time_cost, memory_cost=settings.argon2_memory_kib
-    )
-    return PasswordHash((hasher,))
+class Passwords:
+    """Hashes passwords at the cost that the settings name, in threads: argon2 blocks the loop.
 
-
-async def hash_password(password: str, settings: Settings) -> str:
-    """Hash `password` in a thread: argon2 would hold up the event loop."""
-    return await to_thread.run_sync(password_hasher(settings).hash, password)
-
-
-async def verify_password(password: str, password_hash: str | None, settings: Settings) -> bool:
-    """Say whether `password` is the one that was hashed.
-
-    Without a hash, as for an unknown account, it takes as long and is False:
-    the time of the answer must not tell which addresses have an account.
+    Only `argon2_concurrency` at once, however many log in: each hash takes `argon2_memory_kib`.
+    The application has one of these, which its lifespan opens.
     """
-    if password_hash is None:
-        await hash_password(password, settings)
-        return False
-    return await to_thread.run_sync(password_hasher(settings).verify, password, password_hash)
+
+    def __init__(self, settings: Settings) -> None:
+        hasher = Argon2Hasher(
+            time_cost=settings.argon2_time_cost, memory_cost=settings.argon2_memory_kib
+        )
+        self._password_hash = PasswordHash((hasher,))
+        self.limiter = CapacityLimiter(settings.argon2_concurrency)
+
+    async def hash(self, password: str) -> str:
+        """Hash `password`."""
+        return await to_thread.run_sync(self._password_hash.hash, password, limiter=self.limiter)
+
+    async def verify(self, password: str, password_hash: str | None) -> bool:
+        """Say whether `password` is the one that was hashed.
+
+        Without a hash, as for an unknown account, it takes as long and is False:
+        the time of the answer must not tell which addresses have an account.
+        """
+        if password_hash is None:
+            await self.hash(password)
+            return False
+        return await to_thread.run_sync(
+            self._password_hash.verify, password, password_hash, limiter=self.limiter
+        )
+
+
+class AccessToken(NamedTuple):
+    """What an access token says: who calls, and until when."""
+
+    user_id: int
+    expires_at: datetime
 
 
 def create_access_token(user_id: int, settings: Settings) -> str:
     """Sign a token for the user, valid for `settings.access_token_minutes` from now."""
-    expires_at = datetime.now(UTC) + timedelta(minutes=settings.access_token_minutes)
-    return jwt.encode(
-        {"sub": str(user_id), "exp": expires_at},
-        settings.secret_key.get_secret_value(),
-        algorithm=ALGORITHM,
-    )
+    now = datetime.now(UTC)
+    claims = {
+        "iss": settings.access_token_issuer,
+        "aud": settings.access_token_audience,
+        "sub": str(user_id),
+        "iat": now,
+        "exp": now + timedelta(minutes=settings.access_token_minutes),
+    }
+    key = settings.secret_key.get_secret_value()
+    return jwt.encode(claims, key, ALGORITHM, headers={"typ": TOKEN_TYPE})
 
 
-def read_access_token(token: str, settings: Settings) -> int | None:
-    """Return the id of the token's user; None when it is expired, forged or malformed."""
+def read_access_token(token: str, settings: Settings) -> AccessToken | None:
+    """Return what the token says; None when it is expired, forged, malformed or no access token."""
     try:
-        claims = jwt.decode(
+        decoded = jwt.decode_complete(
             token,
             settings.secret_key.get_secret_value(),
             algorithms=[ALGORITHM],
-            options={"require": ["exp", "sub"]},
+            issuer=settings.access_token_issuer,
+            audience=settings.access_token_audience,
+            options={"require": CLAIMS, "strict_aud": True},
         )
-        return int(claims["sub"])
-    except (jwt.InvalidTokenError, ValueError):
+        claims = decoded["payload"]
+        user_id = int(claims["sub"])
+        expires_at = datetime.fromtimestamp(claims["exp"], UTC)
+    except (jwt.InvalidTokenError, ValueError, OverflowError):
         return None
+    # The same key may sign other things, such as a link that confirms an address.
+    if decoded["header"].get("typ") != TOKEN_TYPE or user_id not in IDS:
+        return None
+    return AccessToken(user_id, expires_at)

@@ -9,12 +9,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.core.problems import ProblemError
-from app.settings import Settings
 from app.users.breaches import Breaches, BreachesUnknownError
 from app.users.email import EmailNotSentError, EmailSender
 from app.users.models import User
-from app.users.schemas import UserCreate
-from app.users.security import hash_password, verify_password
+from app.users.schemas import LogIn, UserCreate
+from app.users.security import Passwords
 
 logger = logging.getLogger(__name__)
 
@@ -36,14 +35,14 @@ class PasswordBreachedError(ProblemError):
 
 
 async def sign_up(
-    session: AsyncSession, data: UserCreate, settings: Settings, breaches: Breaches | None
+    session: AsyncSession, data: UserCreate, passwords: Passwords, breaches: Breaches | None
 ) -> User:
     """Create an account. Raises PasswordBreachedError, EmailTakenError."""
     password = data.password.get_secret_value()
     # Before the first query: nobody keeps a connection of the database while others answer.
     if await is_breached(password, breaches):
         raise PasswordBreachedError
-    password_hash = await hash_password(password, settings)
+    password_hash = await passwords.hash(password)
     user = User(email=data.email, password_hash=password_hash)
     session.add(user)
     try:
@@ -82,13 +81,12 @@ async def welcome(
         await session.commit()
 
 
-async def authenticate(
-    session: AsyncSession, email: str, password: str, settings: Settings
-) -> User | None:
+async def authenticate(session: AsyncSession, data: LogIn, passwords: Passwords) -> User | None:
     """Return the user whose address and password these are, or None."""
     user = None
-    if "\0" not in email:  # PostgreSQL takes none in a text
-        user = await session.scalar(select(User).where(User.email == email.lower()))
+    if "\0" not in data.username:  # PostgreSQL takes none in a text
+        user = await session.scalar(select(User).where(User.email == data.username.lower()))
     await session.commit()  # keeps no connection waiting for the hash
     password_hash = user.password_hash if user else None
-    return user if await verify_password(password, password_hash, settings) else None
+    is_right = await passwords.verify(data.password.get_secret_value(), password_hash)
+    return user if is_right else None

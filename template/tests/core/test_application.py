@@ -52,10 +52,10 @@ async def test_mounted_application_has_the_session_and_the_settings(
     assert (await client.get("/mounted/environment")).json() == "test"
 
 
-def test_application_of_another_make_is_told_what_it_lacks() -> None:
+async def test_application_of_another_make_is_told_what_it_lacks() -> None:
     request = HTTPConnection({"type": "http", "app": FastAPI()})
     with pytest.raises(RuntimeError, match="no session factory"):
-        get_session_factory(request)
+        await get_session_factory(request)
 
 
 async def test_startup_and_shutdown_surround_the_service(settings: Settings) -> None:

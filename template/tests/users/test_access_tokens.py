@@ -1,6 +1,9 @@
 """Access tokens: which are taken, and for how long."""
 
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import jwt
 import pytest
@@ -10,17 +13,45 @@ from time_machine import TimeMachineFixture
 
 from app.settings import Settings
 from app.users.models import User
-from app.users.security import ALGORITHM, create_access_token
+from app.users.security import ALGORITHM, TOKEN_TYPE, create_access_token
 from tests.http_client import AsyncClient
 from tests.users.fixtures import ClientFor
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+DEEP = f"{urlsafe_b64encode(b'[' * 30_000).decode()}.e30.e30"
+
+Sign = Callable[..., str]
 
 
 @pytest.fixture
 def lifetime(settings: Settings) -> timedelta:
     """How long an access token is valid."""
     return timedelta(minutes=settings.access_token_minutes)
+
+
+@pytest.fixture
+def sign(settings: Settings, user: User) -> Sign:
+    """Signs what an access token of the user claims, with changes; None leaves a claim out."""
+
+    def sign(
+        changes: dict[str, Any] | None = None,
+        *,
+        key: str | None = settings.secret_key.get_secret_value(),
+        algorithm: str = ALGORITHM,
+        typ: str | None = TOKEN_TYPE,
+    ) -> str:
+        claims = {
+            "iss": settings.access_token_issuer,
+            "aud": settings.access_token_audience,
+            "sub": str(user.id),
+            "iat": datetime.now(UTC),
+            "exp": datetime.now(UTC) + timedelta(hours=1),
+            **(changes or {}),
+        }
+        claims = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(claims, key, algorithm, headers={"typ": typ})
+
+    return sign
 
 
 async def status_with(client: AsyncClient, token: str) -> int:
@@ -46,23 +77,58 @@ async def test_expired_token_is_refused(
     assert (await client.get("/users/me")).status_code == 401
 
 
-async def test_token_signed_with_another_key_is_refused(client: AsyncClient, user: User) -> None:
-    expires_at = datetime.now(UTC) + timedelta(hours=1)
-    forged = jwt.encode({"sub": str(user.id), "exp": expires_at}, "x" * 32, ALGORITHM)
-    assert await status_with(client, forged) == 401
+async def test_token_signed_with_another_key_is_refused(client: AsyncClient, sign: Sign) -> None:
+    assert await status_with(client, sign(key="x" * 32)) == 401
 
 
-@pytest.mark.parametrize("missing", ["sub", "exp"])
+@pytest.mark.parametrize("claim", ["iss", "aud", "sub", "iat", "exp"])
 async def test_token_that_lacks_a_claim_is_refused(
-    client: AsyncClient, settings: Settings, user: User, missing: str
+    client: AsyncClient, sign: Sign, claim: str
 ) -> None:
-    claims = {"sub": str(user.id), "exp": datetime.now(UTC) + timedelta(hours=1)}
-    del claims[missing]
-    token = jwt.encode(claims, settings.secret_key.get_secret_value(), ALGORITHM)
-    assert await status_with(client, token) == 401
+    assert await status_with(client, sign()) == 200
+    assert await status_with(client, sign({claim: None})) == 401
 
 
-@pytest.mark.parametrize("token", ["", "nonsense", "a.b.c"])
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"iss": "another service"},
+        {"aud": "another service"},
+        {"aud": ["another service"]},
+        {"iat": NOON},
+        {"exp": 10**30},
+        {"sub": "ada"},
+        {"sub": 1},
+        {"sub": "0"},
+        {"sub": "-1"},
+        {"sub": str(2**31)},
+        {"sub": str(2**63)},
+        {"sub": "9" * 5000},
+    ],
+)
+async def test_token_that_claims_something_else_is_refused(
+    client: AsyncClient, sign: Sign, claims: dict[str, Any]
+) -> None:
+    assert await status_with(client, sign(claims)) == 401
+
+
+@pytest.mark.parametrize("token_type", [None, "JWT", "confirmation+jwt"])
+async def test_token_for_another_purpose_is_refused(
+    client: AsyncClient, sign: Sign, token_type: str | None
+) -> None:
+    assert await status_with(client, sign(typ=token_type)) == 401
+
+
+async def test_token_without_a_signature_is_refused(client: AsyncClient, sign: Sign) -> None:
+    assert await status_with(client, sign(key=None, algorithm="none")) == 401
+
+
+@pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
+async def test_token_by_another_algorithm_is_refused(client: AsyncClient, sign: Sign) -> None:
+    assert await status_with(client, sign(algorithm="HS512")) == 401
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "a.b.c", DEEP])
 async def test_malformed_token_is_refused(client: AsyncClient, token: str) -> None:
     assert await status_with(client, token) == 401
 

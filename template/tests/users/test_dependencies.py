@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.core.database import get_session
 from app.settings import Settings
-from app.users.dependencies import get_current_user
+from app.users.dependencies import get_access_token, get_current_user
 from app.users.models import User
 from app.users.security import create_access_token
 from tests.users.factories import UserFactory
@@ -38,13 +38,11 @@ async def test_session_rolls_back_what_is_not_committed(
 async def test_current_user_is_the_token_s(
     db_session: AsyncSession, settings: Settings, user: User
 ) -> None:
-    token = create_access_token(user.id, settings)
-    assert await get_current_user(token, db_session, settings) is user
+    access_token = await get_access_token(create_access_token(user.id, settings), settings)
+    assert await get_current_user(access_token, db_session) is user
 
 
-async def test_current_user_of_a_malformed_token_is_an_error(
-    db_session: AsyncSession, settings: Settings
-) -> None:
+async def test_malformed_token_is_an_error(settings: Settings) -> None:
     with pytest.raises(HTTPException) as raised:
-        await get_current_user("nonsense", db_session, settings)
+        await get_access_token("nonsense", settings)
     assert raised.value.status_code == 401

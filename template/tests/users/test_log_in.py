@@ -4,8 +4,8 @@ from unittest.mock import patch
 
 import pytest
 
-from app.users import security
 from app.users.models import User
+from app.users.security import Passwords
 from tests.http_client import AsyncClient, Response
 from tests.users.factories import PASSWORD
 
@@ -41,6 +41,30 @@ async def test_unknown_address_is_answered_like_a_wrong_password(
 
 
 async def test_unknown_address_takes_a_hash_as_well(client: AsyncClient) -> None:
-    with patch.object(security, "hash_password", autospec=True) as hash_password:
+    with patch.object(Passwords, "hash", autospec=True) as hash_password:
         await log_in(client, "nobody@example.com")
     hash_password.assert_awaited_once()
+
+
+@pytest.mark.parametrize(("email", "password"), [("a" * 255, PASSWORD), ("ada", "a" * 1_000_000)])
+async def test_what_no_account_can_have_is_refused(
+    client: AsyncClient, email: str, password: str
+) -> None:
+    with patch.object(Passwords, "verify", autospec=True) as verify:
+        response = await log_in(client, email, password)
+    assert response.status_code == 422
+    assert "aaaa" not in response.text
+    verify.assert_not_awaited()
+
+
+@pytest.mark.parametrize("field", ["username", "password"])
+async def test_half_a_character_is_refused(client: AsyncClient, field: str) -> None:
+    parts = {"username": "ada@example.com", "password": PASSWORD, field: r"\ud800"}
+    body = "".join(
+        f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in parts.items()
+    )
+    # This charset can decode to what UTF-8 cannot encode.
+    headers = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
+    response = await client.post("/token", content=f"{body}--x--\r\n", headers=headers)
+    assert response.status_code == 422

@@ -87,6 +87,17 @@ async def test_malformed_address_is_refused(client: AsyncClient, email: str) -> 
     assert response.status_code == 422
 
 
+@pytest.mark.parametrize("password", ["a" * 11, "a" * 129, "a" * 1_000_000, r"\ud800" * 12])
+async def test_password_that_cannot_be_one_is_refused(client: AsyncClient, password: str) -> None:
+    response = await client.post(
+        "/users",
+        content=f'{{"email": "ada@example.com", "password": "{password}"}}',
+        headers={"Content-Type": "application/json"},
+    )
+    assert response.status_code == 422
+    assert password not in response.text
+
+
 async def test_error_bodies_stay_as_they_are(
     client: AsyncClient, user: User, snapshot: SnapshotAssertion
 ) -> None:
