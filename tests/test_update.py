@@ -159,7 +159,7 @@ def test_months_of_work_on_any_release_are_kept(team: Project) -> None:
 @teams((PRESENT, {}), (PRESENT, PROJECTS["other"]))
 def test_months_of_work_are_kept_by_a_release_that_touches_everything(team: Project) -> None:
     said = check_update(team)
-    assert f"{FUTURE} is out" in said
+    assert f"{FUTURE} is available" in said
     assert "- Every line that there is." in said
     assert deleted(team.path) == []
     assert answered(team.path)["audience"] == "everybody"
@@ -273,7 +273,7 @@ def test_edited_lines_of_the_template_are_named_and_can_be_had_back(team: Projec
     unmerged = git("diff", "--name-only", "--diff-filter=U", cwd=team.path).split()
     assert unmerged == ["app/core/health.py", "ruff.toml", "tests/conftest.py"]
     assert said.count("\n* ") == 4, said
-    [restore] = re.findall(r"^\* Dockerfile: .*To have it back: (.*)$", said, re.MULTILINE)
+    [restore] = re.findall(r"^\* Dockerfile: .*To restore it: (.*)$", said, re.MULTILINE)
     team.check("sh", "-c", restore)
     assert (team.path / "Dockerfile").read_text(encoding="utf-8") == before["Dockerfile"]
 

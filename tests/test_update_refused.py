@@ -146,20 +146,20 @@ def test_something_else_is_under_way(pair: Pair, action: str, begin: str) -> Non
     commit_all(pair.path, "Other")
     git("checkout", "--quiet", "main", cwd=pair.path)
     pair.project.run("sh", "-c", begin)
-    check_refused(pair, f"A {action} is under way")
+    check_refused(pair, f"A {action} is in progress")
 
 
 def test_no_answers_file(pair: Pair) -> None:
     (pair.path / ".copier-answers.yml").unlink()
     commit_all(pair.path, "Tidy up")
-    check_refused(pair, "There is no .copier-answers.yml", "git log -- .copier-answers.yml")
+    check_refused(pair, ".copier-answers.yml is missing", "git log -- .copier-answers.yml")
 
 
 @pytest.mark.parametrize("content", ["[", "", "database: sqlite\n", "- a\n"])
 def test_answers_that_do_not_say_where_the_project_comes_from(pair: Pair, content: str) -> None:
     (pair.path / ".copier-answers.yml").write_text(content, encoding="utf-8")
     commit_all(pair.path, "Edit")
-    check_refused(pair, "does not say what this project was made from")
+    check_refused(pair, "does not name the template and the release")
 
 
 # What makes Copier overlook what it could not merge, or write it otherwise.
@@ -208,7 +208,7 @@ def test_windows_line_ends_in_git(pair: Pair) -> None:
         file = pair.path / name
         file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
     commit_all(pair.path, "From Windows")
-    check_refused(pair, "Windows line ends", "  README.md\n  ruff.toml\n", "--renormalize")
+    check_refused(pair, "Windows line endings", "  README.md\n  ruff.toml\n", "--renormalize")
 
 
 def test_windows_line_ends_in_the_working_tree_do_no_harm(pair: Pair) -> None:
@@ -324,7 +324,7 @@ def test_a_shallow_clone_of_the_template(pair: Pair) -> None:
 def test_a_tag_that_was_moved(pair: Pair) -> None:
     moved_from = git("rev-parse", f"{PRESENT}^{{commit}}", cwd=pair.template).strip()
     git("tag", "--force", PRESENT, FUTURE, cwd=pair.template)
-    check_refused(pair, f"the tag stood for {moved_from}", "put the tag back")
+    check_refused(pair, f"the tag pointed to {moved_from}", "restore the tag")
 
 
 def test_a_release_that_there_is_not(pair: Pair) -> None:
@@ -338,7 +338,7 @@ def test_a_release_that_is_older(pair: Pair) -> None:
 
 @pytest.mark.parametrize(
     ("data", "sentence"),
-    [("databse=sqlite", "does not ask for databse. It asks for"), ("ci=jenkins", "Invalid choice")],
+    [("databse=sqlite", "has no question databse. It has"), ("ci=jenkins", "Invalid choice")],
 )
 def test_an_answer_that_the_template_does_not_take(pair: Pair, data: str, sentence: str) -> None:
     check_refused(pair, sentence, options=("--data", data))
@@ -359,7 +359,7 @@ def test_a_newer_release_is_told_of(pair: Pair) -> None:
     with unchanged(pair.path):
         code, said = update(pair.project, "--check")
     assert code == 1
-    assert f"{FUTURE} is out" in said
+    assert f"{FUTURE} is available" in said
     assert "- Every line that there is." in said
     assert "## Unreleased" not in said
 
@@ -390,7 +390,7 @@ def check_told(pair: Pair, *sentences: str, options: tuple[str, ...] = ()) -> st
     with unchanged(pair.path):
         code, said = update(pair.project, "--dry-run", *options)
     assert code == TAKES_A_PERSON, said
-    for sentence in (*sentences, "That was the rehearsal; nothing was changed."):
+    for sentence in (*sentences, "That was a dry run: nothing was changed."):
         assert sentence in said, said
     return said
 
@@ -408,7 +408,7 @@ def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> Non
     (pair.template / "template/app/core/health.py").unlink()
     (pair.template / "template/app/core/config.py").unlink()
     release(pair, "CHANGELOG.md", r"\Z", "More.\n")
-    check_told(pair, "* app/core/health.py: this release does without the file")
+    check_told(pair, "* app/core/health.py: this release deletes the file")
     assert "* app/core/config.py" not in update(pair.project, "--dry-run")[1]
 
 
@@ -432,19 +432,19 @@ def test_toml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
     append(pair.path / "pyproject.toml", "\n[tool.ours]\n")
     commit_all(pair.path, "Edit")
     release(pair, "template/pyproject.toml.jinja", r"^\[tool\.uv\]", "[tool.ours]\n\n[tool.uv]")
-    check_told(pair, "* pyproject.toml: can no longer be read: ", "ours")
+    check_told(pair, "* pyproject.toml: can no longer be parsed: ", "ours")
 
 
 def test_yaml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
     release(pair, "template/.github/workflows/ci.yml.jinja", r"^permissions:", "permissions: [")
-    check_told(pair, "* .github/workflows/ci.yml: can no longer be read: ")
+    check_told(pair, "* .github/workflows/ci.yml: can no longer be parsed: ")
 
 
 def test_dependencies_that_cannot_be_locked(pair: Pair) -> None:
     pair.project.check("uv", "lock", "--quiet")
     commit_all(pair.path, "Lock")
     release(pair, "template/pyproject.toml.jinja", r'"fastapi>=[^"]+"', '"fastapi>=9999"')
-    check_told(pair, "* uv.lock: not in step with pyproject.toml", "fastapi>=9999")
+    check_told(pair, "* uv.lock: out of date", "fastapi>=9999")
 
 
 # ---- An answer that changes what is the team's ----
@@ -469,7 +469,7 @@ def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
     (path / "README.md").write_text("# Ours\n", encoding="utf-8")
     (path / "migrations/versions/abc_ours.py").write_text(OWN_MIGRATION, encoding="utf-8")
     commit_all(path, "Edit")
-    migration = "* migrations/versions/0001_users_and_items.py: kept, for you have migrations"
+    migration = "* migrations/versions/0001_users_and_items.py: kept, because you have migrations"
     said = check_told(example_pair, migration, options=DELETE_EXAMPLE)
     [number] = re.findall(r"^\* app/main.py:(\d+): conflict", said, re.MULTILINE)
     assert int(number) > 1
@@ -494,7 +494,7 @@ def test_an_example_that_meets_files_of_the_team_is_told(pair: Pair) -> None:
     router.write_text("OURS = 1\n", encoding="utf-8")
     (pair.path / "migrations/versions/abc_ours.py").write_text(OWN_MIGRATION, encoding="utf-8")
     commit_all(pair.path, "Users of our own")
-    told = ("* app/users/router.py:1: conflict", "0001_users_and_items.py: not brought, for you")
+    told = ("* app/users/router.py:1: conflict", "0001_users_and_items.py: not added, because you")
     check_told(pair, *told, options=("--to", PRESENT, "--data", "example=true"))
 
 
@@ -515,7 +515,7 @@ def test_an_interrupted_update_changes_nothing(pair: Pair, sign: signal.Signals)
         ) as process:
             assert process.stdout is not None
             for line in process.stdout:
-                if line.startswith("Rehearsing"):
+                if line.startswith("Trying the update"):
                     break
             os.killpg(process.pid, sign)
             rest = process.stdout.read()
@@ -670,7 +670,7 @@ def test_checks_that_failed_before_are_not_put_down_to_the_update(pair: Pair) ->
     replace_checks(pair.path, f"{OLD}; exit 1")
     code, said = update(pair.project)
     assert code == DONE, said
-    assert "the checks fail as they did before it" in said
+    assert "the checks fail as they did before" in said
     assert "checks pass" not in said
 
 
@@ -678,7 +678,7 @@ def test_what_checks_say_since_the_update_is_told(pair: Pair) -> None:
     replace_checks(pair.path, f"{OLD}; {NEW}; exit 1")
     code, said = update(pair.project)
     assert code == TAKES_A_PERSON, said
-    assert "This is new:\n\n  FAILED tests/test_a.py::test_it\n\n" in said
+    assert "These failures are new:\n\n  FAILED tests/test_a.py::test_it\n\n" in said
 
 
 # ---- Half-way ----
@@ -696,7 +696,7 @@ def stick(pair: Pair, command: str) -> None:
 def test_an_update_that_cannot_be_put_in_place_is_taken_back(pair: Pair, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     stick(pair, f"{{ test -e {seen} || ! touch {seen}; }}")
-    check_refused(pair, "could not be put in place", "tests/conftest.py")
+    check_refused(pair, "could not be applied", "tests/conftest.py")
     assert seen.exists()
 
 
@@ -706,7 +706,7 @@ def test_an_update_that_stops_half_way_says_so(pair: Pair, tmp_path: Path) -> No
     code, said = update(pair.project)
     assert code == REFUSED
     assert "Nothing was changed" not in said
-    for sentence in ("stopped half-way", "stuck failed", " D tests/conftest.py"):
+    for sentence in ("stopped halfway", "stuck failed", " D tests/conftest.py"):
         assert sentence in said
     mended.touch()
     [go_back] = re.findall(r"Then go back \((.*?);", said)

@@ -2,11 +2,11 @@
 # requires-python = ">=3.11"
 # dependencies = ["copier>=9.19", "packaging>=26.3", "pyyaml>=6.0.3"]
 # ///
-"""Bring a release of the template into this project; lose nothing that is yours.
+"""Update this project to a release of the template, and keep your edits.
 
-The update is rehearsed in a repository of its own, so that whatever goes wrong leaves the project
-as it is. The exit code is 0 when all is done or there is nothing to do, 1 when it needs you to go
-on (with --check: when there is a newer release), 2 when the update is refused.
+The update runs in a separate repository first. If anything goes wrong, the project is unchanged.
+The exit code is 0 if everything is done or there is nothing to do, 1 if something needs your
+attention (with --check: if there is a newer release), 2 if the update is refused.
 """
 
 import argparse
@@ -51,15 +51,15 @@ SHORTCUTS = {"gh:": "https://github.com/", "gl:": "https://gitlab.com/", "git+":
 
 
 class RefusedError(Exception):
-    """Why there is no update, and what to do about it. Nothing was changed."""
+    """The update is refused, with the reason and a remedy. Nothing was changed."""
 
 
 class HalfDoneError(Exception):
-    """Why only a part of the update is here, and how to go back."""
+    """Only part of the update was applied, with the reason and how to go back."""
 
 
 class CommandError(Exception):
-    """A command failed; what it said."""
+    """A command failed, with its output."""
 
 
 def run(
@@ -68,7 +68,7 @@ def run(
     feed: str = "",
     env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run a command without a terminal and return what it says; CommandError when it fails."""
+    """Run a command without a terminal and return its output. Raises CommandError."""
     try:
         done = subprocess.run(
             command,
@@ -87,19 +87,19 @@ def run(
 
 
 def environment() -> dict[str, str]:
-    """Return the environment for other programs: no repository but the one they are started in."""
+    """Return the environment for other programs, without the variables of another repository."""
     foreign = {"VIRTUAL_ENV", "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_PREFIX"}
     inherited = {name: value for name, value in os.environ.items() if name not in foreign}
     return {**inherited, "LC_ALL": "C.UTF-8", "GIT_TERMINAL_PROMPT": "0"}
 
 
 def git(*arguments: str | Path, cwd: Path = PROJECT, feed: str = "") -> str:
-    """Run git and return what it says; CommandError when it fails."""
+    """Run git and return its output. Raises CommandError."""
     return run("git", *arguments, cwd=cwd, feed=feed)
 
 
 def names(said: str) -> list[str]:
-    """Split what git says with -z."""
+    """Split the output of git with -z."""
     return [name for name in said.split("\0") if name]
 
 
@@ -107,46 +107,46 @@ def names(said: str) -> list[str]:
 
 
 def refuse_unfit_project() -> None:
-    """Raise RefusedError unless the project is committed, and nothing else is under way."""
+    """Raise RefusedError unless everything is committed and no merge or rebase is in progress."""
     try:
         top = Path(git("rev-parse", "--show-toplevel").strip())
         git("rev-parse", "--verify", "HEAD")
     except CommandError as error:
         raise RefusedError(
-            "The project is not in git, or nothing of it is committed; an update is merged with "
-            'what is. First: git init && git add --all && git commit -m "Start"'
+            "The project is not in git, or has no commit that the update could be merged with. "
+            'First run: git init && git add --all && git commit -m "Start"'
         ) from error
     for name, action in UNDER_WAY.items():
         if (top / git("rev-parse", "--git-path", name, cwd=top).strip()).exists():
             raise RefusedError(
-                f"A {action} is under way. Finish it or call it off (`git status` says how), "
-                "and update then."
+                f"A {action} is in progress. Finish or abort it (`git status` says how), then "
+                "update."
             )
     if changed := git("status", "--porcelain", "--", ".").rstrip():
         raise RefusedError(
-            f"There are changes that are not committed:\n\n{changed}\n\nCommit them, or put them "
-            "aside (git stash --include-untracked), and update then, so that the update can be "
-            f"told from them. Left from an update that you do not want? {GO_BACK} ."
+            f"There are uncommitted changes:\n\n{changed}\n\nTo keep them apart from the update, "
+            "commit or stash them (git stash --include-untracked), then update. If they are left "
+            f"over from an update that you do not want: {GO_BACK} ."
         )
 
 
 def read_answers(directory: Path) -> dict[str, Any]:
-    """Return the answers that the project in `directory` was made with, and from what."""
+    """Return the answers of the project in `directory`, with the template and the release."""
     try:
         answers = yaml.safe_load((directory / ANSWERS_FILE).read_text(encoding="utf-8"))
         answers["_src_path"], answers["_commit"]
     except FileNotFoundError as error:
         raise RefusedError(
-            f"There is no {ANSWERS_FILE}, which says what this project was made from. "
-            f"`git log -- {ANSWERS_FILE}` finds it when it was deleted. To make it anew, name the "
-            "release that the project is at:\n\n    uvx copier copy --vcs-ref RELEASE "
+            f"{ANSWERS_FILE} is missing, which names the template and release of this project. "
+            f"If it was deleted, `git log -- {ANSWERS_FILE}` finds it. To create it again, name "
+            "the release that the project is at:\n\n    uvx copier copy --vcs-ref RELEASE "
             f"--exclude '*' --exclude '!{ANSWERS_FILE}' ADDRESS_OF_THE_TEMPLATE ."
         ) from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise RefusedError(
-            f"{ANSWERS_FILE} does not say what this project was made from (_src_path and _commit), "
-            f"or is no YAML. `git log -p -- {ANSWERS_FILE}` shows what it was. A project that was "
-            "copied from a folder without git has no release to be updated from."
+            f"{ANSWERS_FILE} does not name the template and the release (_src_path and _commit), "
+            f"or is not valid YAML. `git log -p -- {ANSWERS_FILE}` shows its history. A project "
+            "that was rendered from a folder without git has no release, and cannot be updated."
         ) from error
     return dict(answers)
 
@@ -172,14 +172,14 @@ class Template:
         return dict(sorted(found.items()))
 
     def commit(self, name: str) -> str | None:
-        """Return the id of the commit that `name` stands for; None where there is none."""
+        """Return the commit that `name` points to, None if it does not exist."""
         try:
             return git("rev-parse", "--verify", f"{name}^{{commit}}", cwd=self.clone).strip()
         except CommandError:
             return None
 
     def has(self, older: str, newer: str) -> bool:
-        """Say whether the commit `newer` comes after `older`, or is the same."""
+        """Return whether the commit `newer` comes after `older`, or is the same."""
         try:
             git("merge-base", "--is-ancestor", older, newer, cwd=self.clone)
         except CommandError:
@@ -187,12 +187,12 @@ class Template:
         return True
 
     def changed_files(self, older: str, newer: str) -> set[str]:
-        """Name the files of a project that may differ between two releases."""
+        """Return the names of project files that can differ between two releases."""
         said = git("diff", "--name-only", "-z", older, newer, "--", "template", cwd=self.clone)
         return {name.removeprefix("template/").removesuffix(".jinja") for name in names(said)}
 
     def changes(self, older: str, newer: str) -> str:
-        """Return what the changelog of `newer` says about the releases after `older`."""
+        """Return the changelog of `newer` for the releases after `older`."""
         try:
             changelog = git("show", f"{newer}:CHANGELOG.md", cwd=self.clone)
         except CommandError:
@@ -208,7 +208,7 @@ class Template:
 
 
 def parsed(tag: str) -> Version | None:
-    """Return the version that a tag names; None when it names none."""
+    """Return the version in the name of a tag, None if there is none."""
     try:
         return Version(tag)
     except InvalidVersion:
@@ -216,7 +216,7 @@ def parsed(tag: str) -> Version | None:
 
 
 def fetch_template(source: str, directory: Path) -> Template:
-    """Clone the template; RefusedError when it cannot be reached."""
+    """Clone the template. Raises RefusedError if it cannot be reached."""
     address = source
     for shortcut, meaning in SHORTCUTS.items():
         if source.startswith(shortcut):
@@ -233,27 +233,26 @@ def fetch_template(source: str, directory: Path) -> Template:
 
 
 def find_base(template: Template, answers: Mapping[str, Any]) -> str:
-    """Return the commit of the template that the project is at; RefusedError if that is unsure."""
+    """Return the template commit that the project is at. Raises RefusedError if it is unclear."""
     current, made_from = str(answers["_commit"]), answers.get("_commit_hash")
     base = template.commit(current)
     if base is None:
         shallow = git("rev-parse", "--is-shallow-repository", cwd=template.clone).strip() == "true"
         raise RefusedError(
-            f"This project was made from {current!r} of the template (_commit in {ANSWERS_FILE}), "
-            f"which {template.source} does not have. "
+            f"This project was rendered from {current!r} of the template (_commit in "
+            f"{ANSWERS_FILE}), which {template.source} does not have. "
             + (
                 "That is a shallow clone. Fetch the rest: git fetch --unshallow --tags"
                 if shallow
-                else "Has the tag been deleted, or the file been edited by hand? "
-                f"`git log -p -- {ANSWERS_FILE}` shows what it was."
+                else "Was the tag deleted, or the file edited by hand? "
+                f"`git log -p -- {ANSWERS_FILE}` shows its history."
             )
         )
     if made_from not in {None, base}:
         raise RefusedError(
-            f"{current!r} of the template is not what it was when this project was made: the tag "
-            f"stood for {made_from}, and now stands for {base}. An update from there would find "
-            "conflicts in what you never touched. Ask those who publish the template to put the "
-            "tag back."
+            f"{current!r} of the template has changed since this project was rendered: the tag "
+            f"pointed to {made_from}, and now points to {base}. An update would find conflicts in "
+            "files that you never edited. Ask the publishers of the template to restore the tag."
         )
     return base
 
@@ -269,7 +268,7 @@ def choose_release(template: Template, base: str, wanted: str | None) -> str | N
         known = ", ".join(releases.values()) or "none"
         raise RefusedError(f"The template has no release {wanted!r}. Its releases: {known}")
     if target != base and template.has(target, base):
-        raise RefusedError(f"{wanted} is older than what this project is at; there is no way back.")
+        raise RefusedError(f"{wanted} is older than this project, which cannot be downgraded.")
     return None if target == base else wanted
 
 
@@ -277,7 +276,7 @@ def choose_release(template: Template, base: str, wanted: str | None) -> str | N
 
 
 def settings(template: Template, directory: Path) -> dict[str, str]:
-    """Return an environment where git knows no settings of anybody, and the template is at hand.
+    """Return an environment in which git ignores all user settings and knows the cloned template.
 
     Copier works with git, and git merges, writes and lists files as its users have set it up.
     """
@@ -307,7 +306,7 @@ def settings(template: Template, directory: Path) -> dict[str, str]:
 
 @dataclass
 class Rehearsal:
-    """The project, once more, in a repository of its own: first as committed, then updated."""
+    """A copy of the project in a separate repository: first as committed, then updated."""
 
     scratch: Path
     prefix: str
@@ -320,7 +319,7 @@ class Rehearsal:
 
     @property
     def directory(self) -> Path:
-        """Where the project is; in a larger repository that is a folder."""
+        """The directory of the project, which can be a folder of a larger repository."""
         return self.scratch / "rehearsal" / self.prefix
 
     def git(self, *arguments: str | Path, feed: str = "") -> str:
@@ -334,10 +333,10 @@ class Rehearsal:
             run(*command, env=self.env)
         except CommandError as error:
             last_words = str(error).splitlines()[-1]  # above them may be a traceback
-            raise RefusedError(f"Copier could not do it: {last_words}") from error
+            raise RefusedError(f"Copier failed: {last_words}") from error
 
     def render(self, answers: Mapping[str, Any], name: str, *asked: str) -> Path:
-        """Render what the project was, with these answers, before anybody edited it."""
+        """Render the project with these answers, as it was before anybody edited it."""
         file = self.scratch / f"{name}.yml"
         given = {name: value for name, value in answers.items() if not name.startswith("_")}
         file.write_text(yaml.safe_dump(given), encoding="utf-8")
@@ -347,7 +346,7 @@ class Rehearsal:
         return directory
 
     def commit(self, directory: Path, files: Iterable[str], *options: str) -> str:
-        """Make a commit of files of something that was rendered."""
+        """Commit rendered files; return the commit."""
         env = {
             **self.env,
             "GIT_DIR": str(self.scratch / "rehearsal" / ".git"),
@@ -363,13 +362,13 @@ class Rehearsal:
         return self.git("commit-tree", tree, *options, "-m", "after updating").strip()
 
     def take_down(self) -> None:
-        """Keep what is here now as a tree of git."""
+        """Write the current files as a git tree."""
         self.unmerged += self.git("ls-files", "--unmerged", "--full-name", "-z")
         self.git("add", "--all", "--force", ".")
         self.tree = self.git("write-tree").strip()
 
     def changed(self, kinds: str) -> list[str]:
-        """Name the files that were added (A), modified (M) or deleted (D)."""
+        """Return the names of files that were added (A), modified (M) or deleted (D)."""
         said = self.git(
             *("diff", "--name-only", "--no-renames", "--relative", "-z"),
             *(f"--diff-filter={kinds}", self.before, self.tree),
@@ -378,12 +377,12 @@ class Rehearsal:
 
 
 def objects() -> Path:
-    """Return where git keeps what is in the project's repository."""
+    """Return the object directory of the project's repository."""
     return PROJECT / git("rev-parse", "--git-path", "objects").strip()
 
 
 def set_up(scratch: Path, env: Mapping[str, str]) -> Rehearsal:
-    """Put the project, as it is committed, into a new repository that borrows from its own."""
+    """Check the committed project out into a new repository that borrows its objects."""
     before, prefix, kind = git("rev-parse", "HEAD", "--show-prefix", "--show-object-format").split(
         "\n"
     )[:3]
@@ -396,7 +395,7 @@ def set_up(scratch: Path, env: Mapping[str, str]) -> Rehearsal:
 
 
 def rehearse(rehearsal: Rehearsal, release: str, data: list[str], template: Template) -> None:
-    """Update the project in the rehearsal, and note what needs attention."""
+    """Update the project in the separate repository, and note what needs attention."""
     before = read_answers(rehearsal.directory)
     # Takes a while, and mostly is not needed.
     as_made = functools.cache(lambda: rehearsal.render(before, "as_made"))
@@ -418,7 +417,7 @@ def rehearse(rehearsal: Rehearsal, release: str, data: list[str], template: Temp
 
 
 def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> None:
-    """Raise RefusedError where files of the template have them: each line would be a conflict."""
+    """Raise RefusedError if files of the template have them: every line would conflict."""
     found = []
     for line in names(rehearsal.git("ls-files", "--eol", "-z")):
         ends, name = line.split("\t", 1)
@@ -426,8 +425,8 @@ def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Callable[[], Path]) 
             found.append(name)
     if found:
         raise RefusedError(
-            "These files have Windows line ends, in git or by .gitattributes, so that no line of "
-            "them is as the template wrote it:\n\n  " + "\n  ".join(found) + "\n\nWith "
+            "These files have Windows line endings, in git or by .gitattributes, so every line "
+            "differs from the template:\n\n  " + "\n  ".join(found) + "\n\nWith "
             "`* text=auto eol=lf` in .gitattributes, and no other rule for them: "
             'git add --renormalize . && git commit -m "Store line feeds"'
         )
@@ -436,30 +435,30 @@ def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Callable[[], Path]) 
 def changed_answers(
     before: Mapping[str, Any], after: Mapping[str, Any], asked_for: set[str]
 ) -> Iterator[str]:
-    """Tell of answers that are not what they were, though nobody asked for that."""
+    """Yield answers that have changed although nobody asked for it."""
     questions = sorted(name for name in after if not name.startswith("_"))
     if unknown := asked_for.difference(questions):
         raise RefusedError(
-            f"The template does not ask for {', '.join(sorted(unknown))}. "
-            f"It asks for {', '.join(questions)}."
+            f"The template has no question {', '.join(sorted(unknown))}. "
+            f"It has {', '.join(questions)}."
         )
     for name in questions:
         if name not in asked_for and name in before and before[name] != after[name]:
             yield (
-                f"{ANSWERS_FILE}: {name} was {before[name]!r}, which this release does not take; "
-                f"it is now {after[name]!r}. Go back, and choose: --data {name}=..."
+                f"{ANSWERS_FILE}: {name} was {before[name]!r}, which this release does not accept. "
+                f"It is now {after[name]!r}. Go back, and choose: --data {name}=..."
             )
 
 
 def lost_edits(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> Iterator[str]:
-    """Tell of files that somebody had edited and that the release does without."""
+    """Yield edited files that the release deletes."""
     for name in rehearsal.changed("D"):
         edited = rehearsal.git("rev-parse", f"{rehearsal.before}:./{name}")
         made = as_made() / name
         if not made.exists() or rehearsal.git("hash-object", "--no-filters", made) != edited:
             yield (
-                f"{name}: this release does without the file, which you had edited. "
-                f"To have it back: {GO_BACK} -- {shlex.quote(name)}"
+                f"{name}: this release deletes the file, which you had edited. "
+                f"To restore it: {GO_BACK} -- {shlex.quote(name)}"
             )
 
 
@@ -468,14 +467,14 @@ def lost_edits(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> Iterator[st
 
 @dataclass
 class Change:
-    """What answers change in the files that Copier's update leaves alone: seams and starters."""
+    """The effect of changed answers on files that Copier does not update: seams and starters."""
 
     made: Path
     wanted: Path
     files: list[str]
 
     def edits(self, rehearsal: Rehearsal) -> int:
-        """Count the lines that the project does not have (any more)."""
+        """Count the lines that the project does not have."""
         return sum(
             len(set((read(self.made / name) or b"").splitlines()) - set(file.splitlines()))
             for name in self.files
@@ -484,7 +483,7 @@ class Change:
 
 
 def follow_answers(rehearsal: Rehearsal, asked: list[str], template: Template) -> None:
-    """Merge what changed answers change in seams and starters."""
+    """Merge the effect of changed answers into seams and starters."""
     nearest, fewest = None, 0
     for change in possible_changes(rehearsal, asked, template):
         edits = change.edits(rehearsal)
@@ -534,7 +533,7 @@ def possible_changes(
 
 
 def past_answers(template: Template) -> Iterator[dict[str, Any]]:
-    """Give the answers that the project has had, newest first."""
+    """Yield the answers that the project has had, newest first."""
     seen = []
     for commit in git("log", "--format=%H", "--", ANSWERS_FILE).split():
         try:
@@ -548,7 +547,7 @@ def past_answers(template: Template) -> Iterator[dict[str, Any]]:
 
 
 def leave_migrations_in_use(rehearsal: Rehearsal, change: Change) -> None:
-    """Leave migrations as they are where the team has its own, and tell of it."""
+    """Keep the migrations as they are if the team has its own, and yield a problem."""
     examples = {name for name in change.files if Path(name).parent == MIGRATIONS}
     there = (rehearsal.directory / MIGRATIONS).glob("*.py")
     own = {(MIGRATIONS / file.name).as_posix() for file in there} - examples
@@ -560,21 +559,21 @@ def leave_migrations_in_use(rehearsal: Rehearsal, change: Change) -> None:
             change.files.remove(name)
         elif own or edited:
             change.files.remove(name)
-            what = "drops its tables" if goes else "makes the tables of the new models"
+            what = "drops its tables" if goes else "creates the tables of the new models"
             rehearsal.problems.append(
-                f"{name}: {'kept' if goes else 'not brought'}, for you have migrations of your "
+                f"{name}: {'kept' if goes else 'not added'}, because you have migrations of your "
                 f"own. Write one that {what}: "
                 "uv run alembic upgrade head && uv run alembic revision --autogenerate"
             )
         elif goes:
             rehearsal.notes.append(
-                f"{name} goes. A database that has been migrated, and is to be kept, needs it: "
-                f"{GO_BACK} -- {name}, and then write one that drops its tables."
+                f"{name} is deleted. To keep a database that has been migrated, restore it "
+                f"({GO_BACK} -- {name}) and write a migration that drops its tables."
             )
 
 
 def refuse_edited_starters(rehearsal: Rehearsal, change: Change) -> None:
-    """Raise RefusedError where a file that is to go has been edited."""
+    """Raise RefusedError if a file that would be deleted has been edited."""
     edited = [
         name
         for name in change.files
@@ -584,13 +583,14 @@ def refuse_edited_starters(rehearsal: Rehearsal, change: Change) -> None:
     ]
     if edited:
         raise RefusedError(
-            "These files would go, and you have edited them:\n\n  " + "\n  ".join(edited) + "\n\n"
-            "Move what you need of them elsewhere, delete them (git rm), commit, and try again."
+            "You have edited these files, which would be deleted:\n\n  "
+            + "\n  ".join(edited)
+            + "\n\nMove what you need somewhere else, delete them (git rm), commit, and try again."
         )
 
 
 def read(file: Path) -> bytes | None:
-    """Return what is in a file; None when it does not exist."""
+    """Return the content of a file, None if it does not exist."""
     return file.read_bytes() if file.exists() else None
 
 
@@ -600,7 +600,7 @@ def read(file: Path) -> bytes | None:
 def missed_changes(
     rehearsal: Rehearsal, older: Mapping[str, Any], release: str, template: Template
 ) -> Iterator[str]:
-    """Show what the release changes in files that the team has moved or deleted."""
+    """Yield the changes of the release to files that the team has moved or deleted."""
     sources = template.changed_files(str(older["_commit"]), release)
     absent = {name for name in sources if not (rehearsal.directory / name).exists()}
     missed = absent.difference(rehearsal.changed("D"))
@@ -622,27 +622,27 @@ def missed_changes(
             body = "".join(f"\n    {line}".rstrip(" ") for line in change.splitlines()[4:])
             yield (
                 f"{name}: you have moved or deleted the file, and this release changes it "
-                f"({total}). Where you have moved it, carry this over:{body}"
+                f"({total}). If you moved it, apply this change there:{body}"
             )
 
 
 def left_to_resolve(rehearsal: Rehearsal) -> Iterator[str]:
-    """Tell of what could not be merged, and of TOML and YAML that can no longer be read."""
+    """Yield what could not be merged, and TOML and YAML that can no longer be parsed."""
     for name in rehearsal.changed("AM"):
         file = rehearsal.directory / name
         conflicts = [
             n for n, line in enumerate(file.read_bytes().splitlines(), 1) if line in CONFLICT
         ]
         for number in conflicts:
-            yield f"{name}:{number}: conflict; keep what is right between <<<<<<< and >>>>>>>."
+            yield f"{name}:{number}: conflict; resolve it between <<<<<<< and >>>>>>>."
         if file.suffix == ".rej":
-            yield f"{name}: what of yours could not be merged; put it in by hand."
+            yield f"{name}: your changes could not be merged; apply them by hand."
         elif not conflicts and (error := syntax_error(file)):
-            yield f"{name}: can no longer be read: {error}"
+            yield f"{name}: can no longer be parsed: {error}"
 
 
 def syntax_error(file: Path) -> str:
-    """Say what is wrong with TOML or YAML; nothing when it can be read, or is neither."""
+    """Return the syntax error of a TOML or YAML file, or an empty string."""
     try:
         if file.suffix == ".toml":
             tomllib.loads(file.read_text(encoding="utf-8"))
@@ -654,14 +654,14 @@ def syntax_error(file: Path) -> str:
 
 
 def relock(rehearsal: Rehearsal) -> Iterator[str]:
-    """Bring uv.lock in step with pyproject.toml; tell when that is not possible."""
+    """Update uv.lock to match pyproject.toml; yield a problem if this fails."""
     if rehearsal.git("ls-files", "uv.lock"):
         # For the Python in it; the rehearsal has no environment.
         env = {"UV_PROJECT_ENVIRONMENT": str(PROJECT / ".venv"), **environment()}
         try:
             run(UV, "lock", cwd=rehearsal.directory, env=env)
         except CommandError as error:
-            yield f"uv.lock: not in step with pyproject.toml, for `uv lock` fails:\n{error}"
+            yield f"uv.lock: out of date, because `uv lock` fails:\n{error}"
         rehearsal.take_down()
 
 
@@ -669,11 +669,11 @@ def relock(rehearsal: Rehearsal) -> Iterator[str]:
 
 
 def bring_home(rehearsal: Rehearsal) -> None:
-    """Make the project what the rehearsal is, in the index and the working tree."""
+    """Apply the rehearsed update to the index and the working tree of the project."""
     in_the_way = [name for name in rehearsal.changed("A") if (PROJECT / name).exists()]
     if in_the_way:
         raise RefusedError(
-            "The release brings files where you have some that git ignores. Move them away:\n\n  "
+            "The release adds files where you have files that git ignores. Move yours away:\n\n  "
             + "\n  ".join(in_the_way)
         )
     stages = names(rehearsal.unmerged)
@@ -696,7 +696,7 @@ def bring_home(rehearsal: Rehearsal) -> None:
 
 
 def take_back(rehearsal: Rehearsal, reason: CommandError) -> NoReturn:
-    """Undo what of the update is here; raise the error that says whether that was possible."""
+    """Undo a partial update; raise the error that says whether this was possible."""
     for name in rehearsal.changed("A"):
         with suppress(OSError):
             (PROJECT / name).unlink()
@@ -704,11 +704,11 @@ def take_back(rehearsal: Rehearsal, reason: CommandError) -> NoReturn:
         git(*RESTORE, ".")
     if left := git("status", "--porcelain", "--", ".").rstrip():
         raise HalfDoneError(
-            f"The update stopped half-way:\n\n{reason}\n\nThese files are not what they were, "
-            f"nor all that they should be:\n\n{left}\n\nMend what is said above. Then go back "
-            f"({GO_BACK} .; delete what has ??), and update again."
+            f"The update stopped halfway:\n\n{reason}\n\nThese files may be incomplete:\n\n{left}"
+            f"\n\nFix the cause above. Then go back ({GO_BACK} .; delete the files with ??), and "
+            "update again."
         ) from reason
-    raise RefusedError(f"The update could not be put in place:\n\n{reason}") from reason
+    raise RefusedError(f"The update could not be applied to the project:\n\n{reason}") from reason
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -716,7 +716,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Let nobody interrupt this, nor the programs that it starts."""
+    """Ignore interrupts, also in the programs that this starts."""
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield
@@ -726,7 +726,7 @@ def undisturbed() -> Iterator[None]:
 
 
 def interrupt(_number: int, _frame: object) -> None:
-    """Raise KeyboardInterrupt, and once only: what is being tidied up is not interrupted."""
+    """Raise KeyboardInterrupt once, so that the clean-up is not interrupted."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
@@ -739,7 +739,7 @@ COMPLAINT = re.compile(
 
 
 def complaints(directory: Path, venv: Path | None = None) -> Counter[str]:
-    """Run the checks of a project, on stderr; return what they complain of, nothing if they pass.
+    """Run the checks of a project, on stderr; return their complaints, none if they pass.
 
     With `venv`, which is made for it, they run without a word.
     """
@@ -775,24 +775,24 @@ def complaints(directory: Path, venv: Path | None = None) -> Counter[str]:
 
 
 def judge(rehearsal: Rehearsal) -> tuple[str, bool]:
-    """Say what the checks say of the update; and whether it is all right."""
+    """Run the checks; return a sentence about them, and whether the update is fine."""
     try:
         now = complaints(PROJECT)
         if not now:
-            return "and all checks pass. To see it: git diff --cached", True
-        say("The checks fail. Do they without the update? ...")
+            return "and all checks pass. To review it: git diff --cached", True
+        say("The checks fail. Running them without the update ...")
         project = set_up(rehearsal.scratch / "before", rehearsal.env)
         before = complaints(project.directory, rehearsal.scratch / "venv")
     except (KeyboardInterrupt, OSError):
         return "but the checks were not finished.", False
     if new := now - before:
         told = "".join(f"\n  {complaint}" for complaint in sorted(new))
-        return f"but the checks fail, see above. This is new:\n{told}\n", False
-    return "and the checks fail as they did before it: nothing that they say is new.", True
+        return f"but the checks fail, see above. These failures are new:\n{told}\n", False
+    return "and the checks fail as they did before: there are no new failures.", True
 
 
 def say(*lines: str) -> None:
-    """Print at once, also into a pipe; on stderr once that is closed, as `| head` does."""
+    """Print without buffering, and to stderr once stdout is closed, as `| head` does."""
     try:
         print(*lines, sep="\n", flush=True)
     except OSError:
@@ -805,17 +805,17 @@ def say(*lines: str) -> None:
 
 
 def announce(template: Template, current: str, release: str | None) -> None:
-    """Say which release the project is at, which is out, and what that one changes."""
+    """Print the current release, the one that is available, and what it changes."""
     if release is None:
-        say(f"This project is at {current} of {template.source}; there is no newer release.")
+        say(f"This project is at {current} of {template.source}. There is no newer release.")
         return
-    say(f"This project is at {current} of {template.source}; {release} is out.")
+    say(f"This project is at {current} of {template.source}. {release} is available.")
     if changes := template.changes(current, release):
         say("", *(f"    {line}".rstrip() for line in changes.splitlines()), "")
 
 
 def update(options: argparse.Namespace, directory: Path) -> int:
-    """Do what the command line asks for; return the exit code."""
+    """Run the command; return the exit code."""
     if not options.check:
         refuse_unfit_project()
     answers = read_answers(PROJECT)
@@ -828,7 +828,7 @@ def update(options: argparse.Namespace, directory: Path) -> int:
     if release is None and not options.data:
         return 0
 
-    say("Rehearsing the update ...")
+    say("Trying the update in a separate repository ...")
     env = settings(template, directory)
     rehearsal = set_up(directory, env)
     rehearse(rehearsal, release or base, options.data, template)
@@ -836,19 +836,20 @@ def update(options: argparse.Namespace, directory: Path) -> int:
     say(*(f"- {note}" for note in rehearsal.notes))
     say(*(f"* {problem}" for problem in rehearsal.problems))
     if options.dry_run:
-        say("That was the rehearsal; nothing was changed.")
+        say("That was a dry run: nothing was changed.")
         return 1 if rehearsal.problems else 0
     with undisturbed():
         bring_home(rehearsal)
 
-    name = release or answers["_commit"]
+    done = f"Updated to {release}" if release else "Changed the answers"
     if rehearsal.problems:
-        outcome, code = f"{name} is here, but each line with a * above takes you to finish it.", 1
+        outcome, code = f"{done}, but each line with a * above needs your attention.", 1
     else:
         verdict, right = judge(rehearsal)
-        outcome, code = f"{name} is here, {verdict}", 0 if right else 1
-    # Only what git knows, and only here: no work of neighbours, no secret beside the files.
-    message = f"Update the template to {name}" if release else f"Answer {', '.join(options.data)}"
+        outcome, code = f"{done}, {verdict}", 0 if right else 1
+    # Commits only tracked files in this folder: nothing of other projects, and no secrets.
+    answered = f"Answer {', '.join(options.data)}"
+    message = f"Update the template to {release}" if release else answered
     keep = f"{GIT} commit -m {shlex.quote(message)} -- ."
     if rehearsal.unmerged:
         keep = f"{GIT} diff --check -- . && {keep}"  # not while there are markers
@@ -857,18 +858,18 @@ def update(options: argparse.Namespace, directory: Path) -> int:
 
 
 def main() -> int:
-    """Read the command line; return the exit code."""
+    """Parse the command line and run it; return the exit code."""
     parser = argparse.ArgumentParser(prog="uv run scripts/update.py", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--check", action="store_true", help="say whether there is a newer release")
-    parser.add_argument("--dry-run", action="store_true", help="rehearse it, and change nothing")
-    parser.add_argument("--to", metavar="RELEASE", help="to which release; without, to the newest")
+    parser.add_argument("--check", action="store_true", help="check for a newer release")
+    parser.add_argument("--dry-run", action="store_true", help="show what would change")
+    parser.add_argument("--to", metavar="RELEASE", help="update to this release (default: newest)")
     parser.add_argument(
         *("-d", "--data"),
         action="append",
         default=[],
         metavar="NAME=ANSWER",
-        help="change an answer; may be given more than once",
+        help="change an answer; can be repeated",
     )
     options = parser.parse_args()
     for number in SIGNALS:
