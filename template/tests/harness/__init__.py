@@ -1,1 +1,1 @@
-"""The machinery behind tests/conftest.py, a module for each idea."""
+"""The implementation of the fixtures in tests/conftest.py."""

@@ -1,4 +1,4 @@
-"""The application, running, and as it was when a test is over."""
+"""Run the application, and restore it after each test."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +22,7 @@ class RunningApp:
 
     @contextmanager
     def bound_to(self, engine: AsyncEngine) -> Iterator[None]:
-        """Let the sessions of the application work on `engine`; all else they are stays."""
+        """Bind the sessions of the application to `engine`, and change nothing else about them."""
         factory: async_sessionmaker[AsyncSession] = self.app.state.session_factory
         before = factory().bind
         factory.configure(bind=engine)
@@ -33,7 +33,7 @@ class RunningApp:
 
     @contextmanager
     def restored(self) -> Iterator[None]:
-        """Undo afterwards what a test does to the application and the lifespan's state."""
+        """Restore the application and the lifespan state after a test."""
         app = self.app
         states = [vars(app), vars(app.router), vars(app.state), self.lifespan_state]
         restore = [remember(state) for state in states]
@@ -47,19 +47,19 @@ class RunningApp:
 
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[RunningApp]:
-    """Run the lifespan of `app`. What it raises, at start or at stop, is raised here."""
+    """Run the lifespan of `app`. Exceptions of its startup and shutdown are raised here."""
     async with app.router.lifespan_context(app) as state:
         engine = app.state.session_factory().bind
-        for _ in range(100):  # what the lifespan has started goes on in the tests' transactions
+        for _ in range(100):  # tasks of the lifespan continue in the tests' transactions
             if isinstance(engine.pool, QueuePool) and engine.pool.checkedout():
                 await asyncio.sleep(0.01)
         yield RunningApp(app, dict(state or {}), engine)
 
 
 def remember(value: object) -> Callable[[], None]:
-    """Return what puts a dict, list or set back into its state of now, and those in it.
+    """Return a function that restores a dict, list or set, and those inside it.
 
-    What else it holds stays the same object: how to copy that, only its class knows.
+    Other objects in it are not copied: only their class knows how to do that.
     """
     if not isinstance(value, dict | list | set):
         return lambda: None

@@ -1,4 +1,4 @@
-"""Requests as a server would serve them: each in a task of its own."""
+"""Serve requests like a server does: each in its own task."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -16,18 +16,18 @@ from tests.harness.patience import GRACE
 __all__ = ["IsolatedApp", "RunningApp", "running"]
 
 in_request: ContextVar[bool] = ContextVar("in_request", default=False)
-"""Whether the running code serves a request: one that it makes itself need not wait for it."""
+"""Whether the running code serves a request. Requests that it makes do not wait for it."""
 
 
 @dataclass(frozen=True)
 class IsolatedApp:
-    """The ASGI application that the clients of a test call."""
+    """The ASGI application for the clients of a test."""
 
     running: RunningApp
     isolation: Isolation
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request or one WebSocket, with a copy of the lifespan's state."""
+        """Serve one request or WebSocket, with a copy of the lifespan state."""
         scope = {**scope, "state": dict(self.running.lifespan_state)}
         async with AsyncExitStack() as turn:
             self.isolation.check_session()
@@ -47,7 +47,7 @@ class IsolatedApp:
                 raise
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve in a task of its own, as a server does, so that no context variable gets out."""
+        """Serve in a separate task, as a server does, so that context variables do not leak."""
 
         async def serve() -> BaseException | None:
             in_request.set(True)
@@ -62,7 +62,7 @@ class IsolatedApp:
             error = await asyncio.shield(task)
         finally:
             with CancelScope(shield=True):
-                if not task.done():  # the client has given up
+                if not task.done():  # the client has disconnected
                     task.cancel()
                     await asyncio.wait({task}, timeout=GRACE)
         if error is not None:
@@ -70,6 +70,6 @@ class IsolatedApp:
 
 
 def is_start_of_stream(message: Message) -> bool:
-    """Say whether a response begins here whose length is not known yet."""
+    """Return whether this message starts a response of unknown length."""
     headers = dict(message.get("headers", ()))
     return message["type"] == "http.response.start" and b"content-length" not in headers

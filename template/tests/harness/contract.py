@@ -1,6 +1,6 @@
-"""The operations of the OpenAPI document, each called with what it allows and what it forbids.
+"""Call each operation of the OpenAPI document with valid and invalid input.
 
-Schemathesis runs the application on an event loop of its own:
+Schemathesis runs the application in its own event loop:
 https://schemathesis.readthedocs.io/en/stable/guides/pytest/
 """
 
@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 Contract = OpenApiSchema
 Operation = APIOperation[Any, Any, Any, Any]
 
-# The same examples in each run, and few enough to wait for.
+# The same examples in each run, and few enough to be fast.
 BOUNDED = settings(
     max_examples=20,
     derandomize=True,
@@ -44,13 +44,13 @@ For your own exceptions, use responses=responses_of(...) from app/core/problems.
 
 @contextmanager
 def contract_of(app: FastAPI) -> Iterator[Contract]:
-    """Start `app`, and read its OpenAPI document."""
+    """Start `app` and load its OpenAPI document."""
     yield schemathesis.openapi.from_asgi("/openapi.json", app)
     shutdown_lifespans()
 
 
 def operations(contract: Contract) -> list[Operation]:
-    """Return all operations but the streams of events, which need not end."""
+    """Return all operations except event streams, which may not end."""
     found = []
     for result in contract.get_all_operations():
         if isinstance(result, Err):
@@ -61,13 +61,13 @@ def operations(contract: Contract) -> list[Operation]:
 
 
 def is_event_stream(operation: Operation) -> bool:
-    """Say whether an operation may answer with server-sent events."""
+    """Return whether an operation can respond with server-sent events."""
     responses: dict[str, Any] = operation.definition.raw["responses"]
     return any("text/event-stream" in each.get("content", {}) for each in responses.values())
 
 
 def check_operation(operation: Operation, headers: dict[str, str]) -> None:
-    """Call an operation, and fail unless each response is what the document declares.
+    """Call an operation, and fail if a response is not declared in the document.
 
     `default` declares the answers that all operations have in common, not those of this one.
     """
@@ -84,7 +84,7 @@ def check_operation(operation: Operation, headers: dict[str, str]) -> None:
         case.validate_response(
             response,
             headers=headers,
-            # What matches its format may be refused all the same, as addresses at `.test` are.
+            # A value in the right format can still be refused, such as addresses at `.test`.
             excluded_checks=[positive_data_acceptance, status_code_conformance],
         )
 

@@ -1,4 +1,4 @@
-"""The databases of a test run: migrated once, then copied for each worker."""
+"""The databases of a test run: migrated once, and copied for each worker."""
 
 import os
 import tempfile
@@ -22,45 +22,45 @@ ROOT = Path(__file__).parents[2]
 RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:8]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 DIRECTORY = Path(tempfile.gettempdir()).resolve() / f"test-databases-{RUN_ID}"
-"""Where the databases of the run are, if TEST_DATABASE_URL does not say so."""
+"""Where the databases of the run are, if TEST_DATABASE_URL is not set."""
 
 
 class Databases(Protocol):
-    """The databases of this worker, and of the tests that want one more."""
+    """The databases of this worker, and of tests that need another one."""
 
     contents: Any
-    """What is remembered of the worker's database, None where nothing is."""
+    """The remembered contents of the worker's database, None if there are none."""
 
     def shared(self) -> AbstractAsyncContextManager[AsyncEngine]:
-        """Give an engine on the worker's database, at head, which its tests share."""
+        """Yield an engine on the worker's migrated database, which its tests share."""
         ...
 
     def copy(self) -> AbstractAsyncContextManager[AsyncEngine]:
-        """Give an engine on another database at head; drop the database afterwards."""
+        """Yield an engine on another migrated database; drop the database afterwards."""
         ...
 
     async def remember(self, connection: AsyncConnection) -> None:
-        """Remember what the worker's database holds, for `clean`."""
+        """Remember the contents of the worker's database, for `clean`."""
         ...
 
     async def clean(self, connection: AsyncConnection) -> bool:
         """Delete the rows that were added since then, and reset the sequences.
 
-        Return False where that is not enough, because something else has changed.
+        Return False if that is not enough, because something else has changed.
         """
         ...
 
     async def keep(self) -> None:
-        """Replace the worker's database from now on by what it is now, not by a migrated one."""
+        """Use the current contents as the source of later replacements, not a migrated database."""
         ...
 
     async def replace(self) -> None:
-        """Make the worker's database anew. Nobody may be connected to it, as with `keep`."""
+        """Replace the worker's database. Nobody may be connected to it, as for `keep`."""
         ...
 
 
 def configured_url() -> URL | None:
-    """Return TEST_DATABASE_URL, None where it is not set.
+    """Return TEST_DATABASE_URL, None if it is not set.
 
     Raises pytest.UsageError unless it names a test database whose driver is installed. That
     database itself is not touched: the run's own are made beside it, with names that begin so.
@@ -86,12 +86,12 @@ def configured_url() -> URL | None:
 
 
 def is_in_memory(url: URL) -> bool:
-    """Say whether `url` stands for SQLite in the memory of the process."""
+    """Return whether `url` is an in-memory SQLite database."""
     return url.get_backend_name() == "sqlite" and url.database in {None, "", ":memory:"}
 
 
 async def migrate(engine: AsyncEngine) -> None:
-    """Bring the database of `engine` to the newest revision."""
+    """Migrate the database of `engine` to the newest revision."""
 
     def upgrade(connection: Connection) -> None:
         config = Config(toml_file=ROOT / "pyproject.toml", attributes={"connection": connection})
@@ -103,7 +103,7 @@ async def migrate(engine: AsyncEngine) -> None:
 
 @asynccontextmanager
 async def open_engine(url: URL, **options: Any) -> AsyncIterator[AsyncEngine]:
-    """Give the engine that the application would make for `url`; dispose of it afterwards."""
+    """Yield the engine that the application would create for `url`; dispose of it afterwards."""
     engine = create_engine(url.render_as_string(hide_password=False), **options)
     try:
         yield engine

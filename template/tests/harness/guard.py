@@ -1,4 +1,4 @@
-"""What no test may do unseen: work on a database elsewhere than where it is undone."""
+"""Watch all engines, so that no test works on a database where its work is not undone."""
 
 import asyncio
 import re
@@ -33,21 +33,21 @@ NO_TEST_DATABASE = (
 
 
 class IsolationError(AssertionError):
-    """What cannot be undone, or shown, in a test. Fails the test also when it is swallowed."""
+    """Raised for what a test cannot undo or show. Fails the test even if it is swallowed."""
 
 
 class Phase(Enum):
-    """Where a test is, and with that, who may use its database."""
+    """The phase of a test, which decides who may use its database."""
 
     FIXTURES = "fixtures"
-    """The harness, and fixtures for more than one test."""
+    """The harness, and fixtures that tests share."""
     NO_DATABASE = "no database"
     ROLLED_BACK = "rolled back"
     COMMITTED = "committed"
 
 
 class Guard:
-    """Watches all engines of the process, sync or async, whoever has made them."""
+    """Watches all engines of the process, sync and async, whoever created them."""
 
     def __init__(self) -> None:
         self.phase = Phase.FIXTURES
@@ -58,7 +58,7 @@ class Guard:
         self.rolled_back_engine: Engine | None = None
         self.refusals: list[str] = []
         self.open: dict[Connection, asyncio.Task[Any] | None] = {}
-        """The transactions that a committed test has begun, and who has done so."""
+        """The transactions that a committed test has begun, and who began them."""
         self.engines: set[Engine] = set()
         """The engines that have connections to the worker's database."""
         self.connection_in_doubt = self.schema_in_doubt = False
@@ -66,7 +66,7 @@ class Guard:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch, for as long as the context lasts."""
+        """Watch while the context lasts."""
         listeners: dict[str, Callable[..., None]] = {
             "do_connect": self._connect,
             "begin": self._begin,
@@ -79,7 +79,7 @@ class Guard:
 
     @contextmanager
     def test_in(self, phase: Phase) -> Iterator[None]:
-        """Watch a test that is in `phase`."""
+        """Watch a test in `phase`."""
         self.phase = phase
         self.connection_in_doubt = self.schema_in_doubt = False
         try:
@@ -88,19 +88,19 @@ class Guard:
             self.phase = Phase.FIXTURES
 
     def refuse(self, reason: str) -> NoReturn:
-        """Raise IsolationError; whoever catches it, the test fails with `reason`."""
+        """Raise IsolationError. Even if it is caught, the test fails with `reason`."""
         self.refusals.append(reason)
         raise IsolationError(reason)
 
     def is_of_the_test(self, engine: Engine) -> bool:
-        """Say whether `engine` works on the worker's database."""
+        """Return whether `engine` is connected to the worker's database."""
         name = engine.url.database
         if not name and engine.dialect.name != "sqlite":
-            return True  # it connects in a way of its own: to what, nobody can tell
+            return True  # its custom connect function can connect to anything
         return Path(str(name)).name == self.database
 
     def is_rolled_back(self, engine: Engine) -> bool:
-        """Say whether `engine` is the one whose transactions are rolled back with the test."""
+        """Return whether the transactions of `engine` are rolled back with the test."""
         rolled_back = self.rolled_back_engine
         return rolled_back is not None and engine.pool is rolled_back.pool
 
@@ -141,7 +141,7 @@ class Guard:
 
 @contextmanager
 def listening(target: object, listeners: Mapping[str, Callable[..., None]]) -> Iterator[None]:
-    """Let SQLAlchemy call `listeners`, each for the event of its name, while the context lasts."""
+    """Register `listeners` with SQLAlchemy, by the names of events, while the context lasts."""
     for name, listener in listeners.items():
         event.listen(target, name, listener)
     try:
@@ -155,7 +155,7 @@ TEST = re.compile(r"(?<![a-z])tests?(?![a-z])", re.I)
 
 
 def is_test_database(name: str, *, is_file: bool) -> bool:
-    """Say whether a database's name, or its file's, tells that it is there for tests."""
+    """Return whether the name of a database, or its file, shows that it is for tests."""
     if not is_file:
         return bool(TEST.search(name))
     if name in {"", ":memory:"} or "mode=memory" in name:
@@ -167,7 +167,7 @@ def is_test_database(name: str, *, is_file: bool) -> bool:
 
 
 def current_task() -> asyncio.Task[Any] | None:
-    """Return the running task, None in a thread without an event loop."""
+    """Return the current task, None in a thread without an event loop."""
     try:
         return asyncio.current_task()
     except RuntimeError:

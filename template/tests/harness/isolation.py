@@ -1,4 +1,4 @@
-"""The two ways in which a test is kept apart from the others: rolled back, or committed."""
+"""The two ways to isolate a test: rolled back, or committed."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -27,7 +27,7 @@ from tests.harness.transaction import PATIENCE, RolledBackTransaction
 
 COMMITTED, ROLLED_BACK = "committed", "rolled_back"
 WAYS = {COMMITTED: Phase.COMMITTED, "own_database": Phase.COMMITTED, ROLLED_BACK: Phase.ROLLED_BACK}
-"""The markers; `own_database` is what 0.1.0 had."""
+"""The markers; `own_database` is the name in 0.1.0."""
 
 NOT_COMMITTED = (
     "A request starts while the test has uncommitted writes, which the application could not see "
@@ -52,10 +52,10 @@ OPEN_TRANSACTIONS = (
 
 
 class Isolation(ABC):
-    """How a test is kept apart from the others."""
+    """How a test is isolated from the others."""
 
     engine: AsyncEngine
-    """On the test's database, or in its transaction."""
+    """On the test database, or in the test's transaction."""
 
     def __init__(
         self, databases: Databases, transaction: RolledBackTransaction, guard: Guard
@@ -68,7 +68,7 @@ class Isolation(ABC):
         """Whether the test's own session has to be rolled back."""
 
     async def remember(self) -> None:
-        """Remember what the database holds before the first test, and what fixtures add later."""
+        """Remember the contents of the database before the first test, and later additions."""
         if self.guard.written_by_fixtures and not self._is_used_by_fixtures():
             await self.disconnect()
             await self._databases.keep()
@@ -77,13 +77,13 @@ class Isolation(ABC):
             await self._databases.remember(await self._transaction.connect())
 
     def _is_used_by_fixtures(self) -> bool:
-        """Say whether a connection is open that is not the harness's."""
+        """Return whether anybody except the harness has an open connection."""
         pools = {engine.pool for engine in self.guard.engines}
         used = sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
         return used > self._transaction.is_connected
 
     async def disconnect(self, keep: Collection[Engine] = ()) -> None:
-        """Close what is connected to the worker's database, but for the pools of `keep`."""
+        """Close all connections to the worker's database, except for the pools of `keep`."""
         for engine in self.guard.engines.difference(keep):
             if engine.dialect.is_async:
                 await AsyncEngine(engine).dispose()
@@ -103,26 +103,26 @@ class Isolation(ABC):
 
     @abstractmethod
     def check_session(self) -> None:
-        """Raise IsolationError when a request starts that would see too much of the test."""
+        """Raise IsolationError if a request would see uncommitted writes of the test."""
 
     @abstractmethod
     def installed(self, app: RunningApp) -> AbstractContextManager[None]:
-        """Make the sessions of `app` work in here."""
+        """Let the sessions of `app` use this isolation."""
 
     async def clean(self, keep: Collection[Engine] = ()) -> None:
-        """Put the database back into the state that is remembered, and close what is in doubt."""
+        """Restore the remembered contents of the database; close doubtful connections."""
         guard = self.guard
         await self.disconnect(() if guard.connection_in_doubt else keep)
         connection = await self._transaction.connect()
         if guard.schema_in_doubt or not await self._databases.clean(connection):
             await self.disconnect()
             await self._databases.replace()
-            self._transaction.has_been_used = True  # before what it is replaced by was kept
+            self._transaction.has_been_used = True  # before the source of replacements was kept
         guard.connection_in_doubt = guard.schema_in_doubt = guard.written_by_fixtures = False
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """Give the test's own session. What it shows is what the database holds now."""
+        """Yield the test's own session, which shows the current contents of the database."""
         # On SQLite, what the session has read must not keep the application from writing.
         engine = self.engine.execution_options(**READ_ONLY)
         async with async_sessionmaker(engine, expire_on_commit=False)() as session:
@@ -137,7 +137,7 @@ class Isolation(ABC):
 
     @asynccontextmanager
     async def _test_in(self, phase: Phase) -> AsyncIterator[None]:
-        """Watch the test; end what it has left, and blame it."""
+        """Watch the test, end what it leaves behind, and blame it."""
         others = asyncio.all_tasks() - {asyncio.current_task()}
         with self.guard.test_in(phase):
             try:
@@ -156,11 +156,11 @@ class Isolation(ABC):
 
     @abstractmethod
     def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
-        """Return the transactions that nobody has ended, without those of `others`."""
+        """Return the open transactions, except those of `others`."""
 
 
 class RolledBack(Isolation):
-    """One transaction for the whole test, and one request after the other."""
+    """One transaction for the whole test, and one request at a time."""
 
     def __init__(
         self, databases: Databases, transaction: RolledBackTransaction, guard: Guard
@@ -190,9 +190,9 @@ class RolledBack(Isolation):
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
-        """Give a turn that lasts as long as the request, its background tasks included.
+        """Take a turn for the whole request, including its background tasks.
 
-        Raises IsolationError when the request before does not end.
+        Raises IsolationError if the previous request does not end.
         """
         await self._take_turn()
         self._requests += 1
@@ -202,7 +202,7 @@ class RolledBack(Isolation):
             self._turn.release()
 
     def check_session(self) -> None:
-        """Raise IsolationError when the test has written something and not committed it."""
+        """Raise IsolationError if the test has uncommitted writes."""
         session = self._session
         if self._has_failed:
             self.guard.refuse(NOT_ROLLED_BACK)
@@ -225,7 +225,7 @@ class RolledBack(Isolation):
 
 
 class Committed(Isolation):
-    """Real commits, the application's own pool, and a database that is cleaned afterwards."""
+    """Real commits, the application's own pool, and a database that is cleaned up afterwards."""
 
     def __init__(
         self, databases: Databases, transaction: RolledBackTransaction, guard: Guard
@@ -235,7 +235,7 @@ class Committed(Isolation):
 
     @asynccontextmanager
     async def around_test(self) -> AsyncIterator[None]:
-        """Clean the database afterwards."""
+        """Clean up the database afterwards."""
         await self.remember()
         if self.guard.written_by_fixtures:
             self.guard.refuse(IN_USE)
@@ -249,19 +249,19 @@ class Committed(Isolation):
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
-        """Do nothing: the database itself keeps requests apart."""
+        """Do nothing: the database isolates requests."""
         yield
 
     def check_session(self) -> None:
-        """Do nothing: what the test has not committed, nobody sees."""
+        """Do nothing: nobody sees uncommitted writes."""
 
     def installed(self, app: RunningApp) -> AbstractContextManager[None]:
-        """Let `app` work on its own engine."""
+        """Let `app` use its own engine."""
         self._transaction.own_engines.add(app.engine.sync_engine)
         return app.bound_to(app.engine)
 
     def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
-        """Return the transactions that are still open on any engine."""
+        """Return the open transactions of all engines."""
         return [
             connection
             for connection, task in self.guard.open.items()
@@ -276,7 +276,7 @@ OwnDatabase = Committed
 def isolation_of(
     item: pytest.Item, databases: Databases, transaction: RolledBackTransaction
 ) -> Isolation:
-    """Keep a test apart as its closest marker says, or else the configuration."""
+    """Return the isolation that the closest marker or the configuration asks for."""
     markers = [marker.name for marker in item.iter_markers() if marker.name in WAYS]
     way = WAYS[next(iter(markers), item.config.getini("test_isolation"))]
     if way is Phase.COMMITTED:
@@ -285,7 +285,7 @@ def isolation_of(
 
 
 async def close(connection: Connection) -> None:
-    """Close a connection that nobody closes any more."""
+    """Close a connection that was left open."""
     if connection.dialect.is_async:
         await AsyncConnection(AsyncEngine(connection.engine), connection).close()
     else:
@@ -293,5 +293,5 @@ async def close(connection: Connection) -> None:
 
 
 def has_changes(session: AsyncSession) -> bool:
-    """Say whether a session holds something that it has not yet written."""
+    """Return whether a session has changes that are not flushed."""
     return bool(session.new or session.deleted or any(map(session.is_modified, session.dirty)))

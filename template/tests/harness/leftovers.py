@@ -1,4 +1,4 @@
-"""What is still running when a test is over."""
+"""End what is still running after a test."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from tests.harness.patience import GRACE, close
 from tests.harness.private import current_scope, is_closing, is_of_anyio, leave_scopes
 
 LAST_STEPS = 20
-"""How often the event loop turns before a task counts as left over: closing takes some turns."""
+"""The iterations of the event loop before a task counts as left over: closing takes a few."""
 
 STRAY_TASKS = (
     "The test has left a task running: {}. "
@@ -28,7 +28,7 @@ Task = asyncio.Task[Any]
 
 @asynccontextmanager
 async def clearing_up(refusals: list[str]) -> AsyncIterator[None]:
-    """End what is left running in the context, and add to `refusals` what that was."""
+    """End what was started in the context and still runs, and add it to `refusals`."""
     tasks, scope = asyncio.all_tasks(), current_scope()
     try:
         yield
@@ -41,14 +41,14 @@ async def clearing_up(refusals: list[str]) -> AsyncIterator[None]:
 
 
 async def wait_for_closing(before: AbstractSet[Task] = frozenset()) -> None:
-    """Wait for the tasks that close something and were not in `before`."""
+    """Wait for tasks that close something, except those in `before`."""
     closing = {task for task in asyncio.all_tasks() - before if is_closing(task)}
     if closing:
         await asyncio.wait(closing, timeout=GRACE)
 
 
 async def end_tasks(before: set[Task]) -> list[str]:
-    """End the tasks that are running but were not in `before`, nor this one; name them."""
+    """End all tasks except those in `before` and the current one; return their names."""
 
     def find() -> set[Task]:
         return {task for task in asyncio.all_tasks() - before - {this} if not is_of_anyio(task)}
@@ -63,12 +63,12 @@ async def end_tasks(before: set[Task]) -> list[str]:
     stray = {task for task in find() if not is_closing(task)}
     await cancel(stray)
     await wait_for_closing(before)
-    await cancel(find())  # what closes something, but does not get there
+    await cancel(find())  # tasks that close something, but do not finish
     return sorted(getattr(task.get_coro(), "__qualname__", repr(task)) for task in stray)
 
 
 async def cancel(tasks: set[Task]) -> None:
-    """Cancel tasks; those that do not heed it are ended all the same."""
+    """Cancel tasks, and end those that ignore it."""
     for end in (Task.cancel, stop):
         for task in tasks:
             end(task)
@@ -78,16 +78,16 @@ async def cancel(tasks: set[Task]) -> None:
 
 
 def stop(task: Task) -> None:
-    """End a task that catches its cancellation."""
+    """End a task that ignores its cancellation."""
     close(task.get_coro())
-    task.cancel()  # so that it wakes up, and finds out
+    task.cancel()  # wakes it up, so that it notices
 
 
 @asynccontextmanager
 async def in_own_task(context: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
-    """Enter and leave `context` in a task of its own.
+    """Enter and exit `context` in a separate task.
 
-    Its cancel scopes are then none of the test's, which runs in one task with its fixtures.
+    Its cancel scopes are then separate from those of the test and its fixtures, which share a task.
     """
     entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     leave = asyncio.Event()

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-SHUTDOWN_TIMEOUT = 2  # seconds for connections that are still open when the test is over
+SHUTDOWN_TIMEOUT = 2  # seconds for connections that are still open after the test
 
 
 class Server(uvicorn.Server):
-    """A server that leaves the signals to pytest and says when it is ready."""
+    """A server that leaves signals to pytest and reports when it is ready."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -20,18 +20,18 @@ class Server(uvicorn.Server):
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Capture none."""
+        """Capture no signals."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and say so."""
+        """Start, and report it."""
         await super().startup(sockets)
         self.ready.set()
 
 
 @asynccontextmanager
 async def serve(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve `app`, whose lifespan is the caller's, and give its URL; stop afterwards."""
+    """Serve `app` without its lifespan, and yield the URL; stop afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(
             uvicorn.Config(

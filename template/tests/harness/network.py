@@ -1,8 +1,7 @@
-"""The network: tests reach this machine, and what a marker or the project allows beside it.
+"""The network guard: tests can reach this machine, and hosts that a marker or the project allows.
 
-Python's sockets are watched, in all threads and until the process ends: what telemetry sends at
-exit is refused, too. Nobody watches what opens sockets in C (uvloop, gRPC, libpq), nor other
-processes.
+It watches Python's sockets in all threads until the process ends, so it also refuses what telemetry
+sends at exit. It does not see sockets opened in C (uvloop, gRPC, libpq), nor other processes.
 """
 
 import asyncio
@@ -39,36 +38,36 @@ CALLS = ("connect", "connect_ex", "sendto")
 INTERNET = {socket.AF_INET, socket.AF_INET6}
 
 for_all_tests: ContextVar[bool] = ContextVar("for_all_tests", default=False)
-"""Whether the running code is an async fixture for more than one test, or was started by one."""
+"""Whether the running code is an async fixture that tests share, or was started by one."""
 
 
 class Network:
-    """Decides who may reach what, and remembers what it has refused on behalf of no test."""
+    """Decides who may connect where; remembers refusals that no single test is to blame for."""
 
     def __init__(self) -> None:
         self.refusals: list[str] = []
         self.allowed: list[str] = []
-        """The patterns of hosts that are allowed to all."""
+        """The host patterns that are allowed to all tests."""
         self.test: pytest.Item | None = None
         self.is_setting_up_for_all = False
-        """Whether a fixture for more than one test is being set up."""
+        """Whether a fixture that tests share is being set up."""
         self.threads_before: set[threading.Thread] = set()
-        """The threads that are not the test's. Those of pools work for anybody."""
+        """The threads that do not belong to the test. Threads of pools work for anybody."""
         self._names: dict[str, str] = {}
-        """The names that addresses were found by."""
+        """The names that were looked up, by address."""
 
     def note_threads(self) -> None:
-        """Note that the threads of now were not started by the test that begins."""
+        """Note the threads that exist before the test."""
         threads = {each for each in threading.enumerate() if not is_worker(each)}
         self.threads_before = threads - {threading.main_thread()}
 
     def find(self, host: Any, found: Any) -> None:
-        """Remember the addresses that `host` has been found to have."""
+        """Remember the addresses of `host`."""
         for *_, address in found:
             self._names[address[0]] = text(host)
 
     def check(self, host: Any, port: object = None) -> None:
-        """Raise an error where `host` is on another machine, and not allowed."""
+        """Raise an error if `host` is on another machine and not allowed."""
         host = text(host)
         name = self._names.get(host, host)
         if is_local(host) or is_local(name):
@@ -88,7 +87,7 @@ class Network:
         return threading.current_thread() not in self.threads_before
 
     def _refuse_to_all(self, place: str) -> None:
-        """Raise what `place` is refused with on behalf of no test; the run fails with it."""
+        """Refuse `place` to code that no single test is to blame for; the run fails."""
         thread = threading.current_thread()
         if thread is not threading.main_thread():
             caller = f"The thread {thread.name!r}"
@@ -101,7 +100,7 @@ class Network:
             self.refusals.append(reason)
         if is_called_by_pytest():
             raise IsolationError(reason)
-        # What works in the background knows what to do when the network is down.
+        # Background work is expected to handle a network that is down.
         raise ConnectionRefusedError(reason)
 
 
@@ -114,7 +113,7 @@ def text(value: object) -> str:
 
 
 def address_of(host: str) -> IPv4Address | IPv6Address | None:
-    """Return the address that `host` is; None where it is a name to look up."""
+    """Return `host` as an address, None if it is a name to look up."""
     try:
         return ip_address(host)
     except ValueError:
@@ -122,33 +121,33 @@ def address_of(host: str) -> IPv4Address | IPv6Address | None:
 
 
 def is_local(host: str) -> bool:
-    """Say whether `host` is this machine."""
+    """Return whether `host` is this machine."""
     if address := address_of(host):
         return address.is_loopback or address.is_unspecified
     return host in {"", "localhost", socket.gethostname()}
 
 
 def allowed_by(test: pytest.Item | None) -> Iterator[str]:
-    """Give the patterns of hosts that the markers of a test allow."""
+    """Return the host patterns that the markers of a test allow."""
     for marker in test.iter_markers("allow_hosts") if test else ():
         for hosts in marker.args:
             yield from [hosts] if isinstance(hosts, str) else hosts
 
 
 def is_called_by_pytest() -> bool:
-    """Say whether a test, a fixture or a module runs here, and nothing that one has started."""
+    """Return whether pytest calls this code directly: a test, a fixture or a module."""
     if threading.current_thread() is not threading.main_thread():
         return False
     task = current_task()
     return task is None or is_of_anyio(task)
 
 
-# ---- What is watched ----
+# ---- Wrapping sockets ----
 
 
 @functools.cache
 def watch() -> None:
-    """Check from now on what is looked up, connected to, and sent a datagram."""
+    """Check name lookups, connections and datagrams from now on."""
     patch = pytest.MonkeyPatch()  # which nobody undoes
     for name in LOOK_UPS:
         patch.setattr(socket, name, checked_look_up(getattr(socket, name)))
@@ -160,7 +159,7 @@ def watch() -> None:
 
 
 def checked_look_up(look_up: Any) -> Any:
-    """Wrap a function of the module `socket` that looks up a name."""
+    """Wrap a function of the `socket` module that looks up a name."""
 
     @functools.wraps(look_up)
     def checked(host: Any, *arguments: Any, **options: Any) -> object:
@@ -175,7 +174,7 @@ def checked_look_up(look_up: Any) -> Any:
 
 
 def checked_call(call: Any) -> Any:
-    """Wrap a method of sockets whose last argument is an address."""
+    """Wrap a socket method whose last argument is an address."""
 
     @functools.wraps(call)
     def checked(sock: socket.socket, *arguments: Any) -> object:
@@ -191,7 +190,7 @@ def checked_call(call: Any) -> Any:
 
 
 def on_behalf(run_in_executor: Any) -> Any:
-    """Wrap a method of event loops: let a thread know that it works for all tests."""
+    """Wrap a method of event loops, so that a thread knows that it works for all tests."""
 
     @functools.wraps(run_in_executor)
     def run(
@@ -211,7 +210,7 @@ def run_for_all_tests(function: Any, *arguments: Any) -> object:
 
 @contextmanager
 def working_for_all_tests() -> Iterator[None]:
-    """Say whether what runs in the context, and what it starts, belongs to more than one test."""
+    """Set whether code in the context, and what it starts, belongs to several tests."""
     before = for_all_tests.get()
     for_all_tests.set(True)
     try:
@@ -220,7 +219,7 @@ def working_for_all_tests() -> Iterator[None]:
         for_all_tests.set(before)
 
 
-# ---- What pytest is taught ----
+# ---- pytest hooks ----
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -241,7 +240,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def hosts_of(url: URL | None) -> list[str]:
-    """Name the hosts that the database is on."""
+    """Return the hosts of the database."""
     if url is None:
         return []
     hosts = [url.host or "", *url.normalized_query.get("host", ())]
@@ -250,7 +249,7 @@ def hosts_of(url: URL | None) -> list[str]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """Note which test runs."""
+    """Note the current test."""
     network.test = item
     network.note_threads()
     try:
@@ -261,7 +260,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
-    """Note which fixtures, and which threads of theirs, are for more than one test."""
+    """Note which fixtures, and which of their threads, tests share."""
     if fixturedef.scope == "function":
         return (yield)
     before, network.is_setting_up_for_all = network.is_setting_up_for_all, True
@@ -272,12 +271,12 @@ def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
         network.is_setting_up_for_all = before
 
 
-# ---- A run fails for what was refused on behalf of no test ----
+# ---- A run fails for refusals that no single test is to blame for ----
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what was refused to a worker of pytest-xdist."""
+    """Collect the refusals of a pytest-xdist worker."""
     refusals = getattr(node, "workeroutput", {}).get("network_refusals", [])
     network.refusals.extend(each for each in refusals if each not in network.refusals)
 

@@ -1,4 +1,4 @@
-"""The objects that a test holds show what the application has made of them."""
+"""Keep the objects that a test holds up to date with what the application commits."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,10 +26,10 @@ from tests.harness.guard import listening
 
 @contextmanager
 def kept_up_to_date(session: AsyncSession) -> Iterator[None]:
-    """Show in the objects of `session` what other sessions change in theirs and commit.
+    """Show the changes that other sessions commit in the objects of `session`.
 
-    Nothing is read for that, so it costs nothing however many objects there are. What an UPDATE,
-    a trigger or a cascade changes, only the database knows: a SELECT of `session` brings it, or
+    This reads nothing, so its cost does not depend on the number of objects. Only the database
+    knows what an UPDATE, a trigger or a cascade changes: use a SELECT of `session`, or
     `await session.refresh(...)`. Related objects stay where a SELECT does not load them, those in a
     collection until another session commits.
     """
@@ -49,9 +49,9 @@ RELATED = "related objects, from before a SELECT"
 
 @event.listens_for(Mapper, "refresh")
 def keep_related(instance: object, context: QueryContext, _: object) -> None:
-    """Put back the related objects that a SELECT has unloaded, where they are still the right ones.
+    """Restore the related objects that a SELECT has unloaded, if they are still the right ones.
 
-    It unloads them from all objects that it overwrites; async code cannot load them on access.
+    It unloads them from all objects that it overwrites, and async code cannot lazy-load them.
     """
     state = inspect(instance, raiseerr=True)
     for relationship, related in context.session.info.get(RELATED, {}).get(state, {}).items():
@@ -60,7 +60,7 @@ def keep_related(instance: object, context: QueryContext, _: object) -> None:
 
 
 def related_objects(state: InstanceState[Any]) -> dict[RelationshipProperty[Any], Any]:
-    """Return what an object's relationships have loaded, or were set to."""
+    """Return the related objects that an object has loaded or was given."""
     return {
         relationship: list(collection_adapter(related)) if relationship.uselist else related
         for relationship in state.mapper.relationships
@@ -72,7 +72,7 @@ def related_objects(state: InstanceState[Any]) -> dict[RelationshipProperty[Any]
 def still_refers(
     state: InstanceState[Any], relationship: RelationshipProperty[Any], related: Any
 ) -> bool:
-    """Say whether an object's foreign key is that of the object which it had; True without one."""
+    """Return whether the foreign key of an object still refers to its related object."""
     if relationship.direction is not RelationshipDirection.MANYTOONE:
         return True
     values = vars(related) if related else {}  # without loading what is expired
@@ -84,7 +84,7 @@ def still_refers(
 
 
 class Changes:
-    """What the sessions of others have written and not committed yet."""
+    """The uncommitted changes of other sessions."""
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
@@ -93,7 +93,7 @@ class Changes:
         self._others_have_committed = False
 
     def overwrite_known_objects(self, execution: ORMExecuteState) -> None:
-        """Let a SELECT bring objects that the session knows already up to date."""
+        """Let a SELECT update objects that the session already knows."""
         session = execution.session
         is_loading = execution.is_column_load or execution.is_relationship_load
         if not execution.is_select or is_loading or not session.autoflush:
@@ -109,7 +109,7 @@ class Changes:
         }
 
     def collect(self, session: Session, _: UOWTransaction) -> None:
-        """Note what `session` writes."""
+        """Collect the changes of `session`."""
         if session is self._session.sync_session:
             return
         values = self._values.setdefault(session, {})
@@ -123,7 +123,7 @@ class Changes:
         deleted.update(inspect(instance).identity_key for instance in session.deleted)
 
     def show(self, session: Session) -> None:
-        """Let the test see what `session` has committed."""
+        """Show the test what `session` has committed."""
         known = self._session.identity_map
         self._others_have_committed |= session is not self._session.sync_session
         for key, values in self._values.pop(session, {}).items():
@@ -135,6 +135,6 @@ class Changes:
                 self._session.expunge(known[key])
 
     def forget(self, session: Session) -> None:
-        """Drop what `session` has rolled back."""
+        """Drop the changes that `session` has rolled back."""
         self._values.pop(session, None)
         self._deleted.pop(session, None)

@@ -1,7 +1,7 @@
-"""Waiting that has an end, but not because of a breakpoint.
+"""Bounded waiting that does not count the time spent at a breakpoint.
 
-Only the time counts in which the event loop runs: a debugger that holds it, or a machine that has
-stopped for a while, takes no more than a tick of it.
+Only the time during which the event loop runs counts. If a debugger stops it, or the machine is
+suspended, this counts as a single tick.
 """
 
 import asyncio
@@ -11,20 +11,20 @@ from types import TracebackType
 from typing import Any
 
 TICK = 0.25
-"""How often, in seconds, it is counted that the event loop runs."""
+"""The interval, in seconds, at which the running time of the event loop is counted."""
 
 GRACE = 2.0
-"""How long, in seconds, what is about to end may take to do so."""
+"""The time, in seconds, for code that is ending."""
 
 
 async def run_for(seconds: float) -> None:
-    """Sleep until the event loop has run for so long."""
+    """Sleep until the event loop has run for this many seconds."""
     for _ in range(max(1, round(seconds / TICK))):
         await asyncio.sleep(min(TICK, seconds))
 
 
 async def wait_patiently(wait: Callable[[], Awaitable[object]], limit: float) -> bool:
-    """Wait for what `wait` returns, at most `limit` seconds; return whether it came."""
+    """Await `wait()` for at most `limit` seconds; return whether it finished."""
     waiting = asyncio.ensure_future(wait())
     running = asyncio.ensure_future(run_for(limit))
     try:
@@ -36,10 +36,10 @@ async def wait_patiently(wait: Callable[[], Awaitable[object]], limit: float) ->
 
 
 class Deadline:
-    """Ends what runs in its context after a time: `async with deadline: await coroutine`.
+    """Ends the code in its context after a time: `async with deadline: await coroutine`.
 
-    Raises TimeoutError then, which says `what` did not end. A coroutine that catches its
-    cancellation is closed.
+    It raises a TimeoutError that names `what`. A coroutine that ignores its cancellation is
+    closed.
     """
 
     def __init__(self, what: str, coroutine: Coroutine[Any, Any, Any], limit: float | None) -> None:
@@ -60,9 +60,9 @@ class Deadline:
         await run_for(limit)
         self._has_passed = True
         task.cancel()
-        await run_for(min(GRACE, limit / 2))  # before pytest-timeout ends the run
+        await run_for(min(GRACE, limit / 2))  # before pytest-timeout ends the whole run
         close(self._coroutine)
-        task.cancel()  # so that it wakes up, and finds out
+        task.cancel()  # wakes it up, so that it notices
 
     async def __aexit__(
         self, kind: object, error: BaseException | None, traceback: TracebackType | None
@@ -76,7 +76,7 @@ class Deadline:
 
 
 def close(coroutine: object) -> None:
-    """End a coroutine that is suspended, as the garbage collector does."""
+    """End a suspended coroutine, as the garbage collector does."""
     if asyncio.iscoroutine(coroutine):
         try:
             coroutine.close()

@@ -1,4 +1,4 @@
-"""What pytest is taught: where the databases are, and to blame the test that is at fault."""
+"""The pytest plugin: it opens the databases, and blames the test that is at fault."""
 
 import asyncio
 import functools
@@ -49,10 +49,10 @@ from tests.harness.transaction import RolledBackTransaction
 from tests.harness.variables import Variables
 
 PATIENCE = 0.5
-"""The part of its timeout after which a test, or the end of a fixture, is cancelled.
+"""The share of the timeout after which a test, or the teardown of a fixture, is cancelled.
 
-Cancelled, it ends like any failed test. The beginning of a fixture has the whole time, until
-pytest-timeout interrupts it, which it does once for each test.
+It then ends like any failed test. The setup of a fixture has the whole time, until pytest-timeout
+interrupts it, which it does once per test.
 """
 
 CANCELLED = (
@@ -68,15 +68,15 @@ NEEDED_BY_ALL = {
     "running_app",
     "standalone_app",
 }
-"""The fixtures whose failure would otherwise be told once for each test."""
+"""The fixtures whose failure would otherwise be reported once per test."""
 
 OWN_PATIENCE = {"isolation", "cleared_up"}
-"""The fixtures that end what others have left, and wait no longer than they have to."""
+"""The fixtures that end leftovers, and limit the time for it themselves."""
 
 TIME_LIMIT = pytest.StashKey[float | None]()
-"""Of a test, and of its fixtures that are torn down after it."""
+"""The time limit of a test, and of its fixtures that are torn down after it."""
 LONGEST_LIMIT = pytest.StashKey[float]()
-"""Of all tests so far, and so of the fixtures that several of them share."""
+"""The longest time limit so far, which applies to fixtures that tests share."""
 FAILED = pytest.StashKey[bool]()
 VARIABLES = pytest.StashKey[Variables]()
 
@@ -107,18 +107,18 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def set_environment(database_url: str) -> None:
-    """Put .env.example, and the tests' database, in the place of the developer's environment.
+    """Replace the developer's environment with .env.example and the test database.
 
-    Whoever reads the settings is told these, also where `app.settings` does so when imported. What
-    has a default is taken out again, so that the tests' own values are not the example's.
+    All code that reads settings gets these values, even when `app.settings` is imported. Variables
+    with a default are removed, so that the defaults apply.
     """
     example = dotenv_values(ROOT / ".env.example")
     values = {name: value for name, value in example.items() if value is not None}
     values |= {"ENVIRONMENT": "test", "DATABASE_URL": database_url}
-    values.pop("TEST_DATABASE_URL", None)  # is for whoever runs the tests to say
+    values.pop("TEST_DATABASE_URL", None)  # is up to whoever runs the tests
     os.environ |= values
-    # Cancelled while it asks for TLS, which it prefers, asyncpg leaves an error that nobody awaits:
-    # a test would be blamed.
+    # If asyncpg is cancelled while it negotiates TLS, it leaves an error that nobody awaits, and a
+    # test would be blamed.
     os.environ.setdefault("PGSSLMODE", "allow")
     from app.settings import Settings
 
@@ -143,7 +143,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(watching.close)
     needs_server = configured_url() is None and config.getini("test_database") == "postgresql"
     if needs_server and config.getoption("numprocesses", None):
-        # The workers share one server; it has to outlive each of them.
+        # The workers share one server, which has to outlive all of them.
         server = ExitStack()
         url = server.enter_context(postgresql.embedded_server())
         os.environ["TEST_DATABASE_URL"] = url.render_as_string(hide_password=False)
@@ -156,13 +156,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 async def databases(anyio_backend: str, pytestconfig: pytest.Config) -> AsyncIterator[Databases]:
-    """Where test databases come from: what TEST_DATABASE_URL names, or else pytest.toml."""
+    """The test databases, as TEST_DATABASE_URL or pytest.toml says."""
     async with open_databases(pytestconfig.getini("test_database")) as databases:
         yield databases
 
 
 def open_databases(kind: str) -> AbstractAsyncContextManager[Databases]:
-    """Give the databases that TEST_DATABASE_URL names, else those of `kind`."""
+    """Yield the databases in TEST_DATABASE_URL, or else those of `kind`."""
     url = configured_url()
     if url is None and kind == "postgresql":
         return postgresql.embedded_databases()
@@ -172,7 +172,7 @@ def open_databases(kind: str) -> AbstractAsyncContextManager[Databases]:
 
 
 def worker_url(kind: str) -> URL:
-    """Return the URL of the worker's database among those."""
+    """Return the URL of the worker's database."""
     url = configured_url()
     if kind == "sqlite" if url is None else url.get_backend_name() == "sqlite":
         return sqlite.worker_url(url)
@@ -183,9 +183,9 @@ def worker_url(kind: str) -> URL:
 async def rolled_back_transaction(
     db_engine: AsyncEngine,
 ) -> AsyncIterator[RolledBackTransaction]:
-    """The transaction that the tests take part in, one after the other."""
+    """The transaction that each test runs in."""
     transaction = RolledBackTransaction(db_engine, guard)
-    await transaction.connect()  # for what the lifespan has started, which then waits for a test
+    await transaction.connect()  # for tasks of the lifespan, which wait for a test
     yield transaction
     for engine in guard.engines - transaction.own_engines:  # of tests without fixtures
         await AsyncEngine(engine).dispose()
@@ -194,7 +194,7 @@ async def rolled_back_transaction(
 
 @pytest.fixture
 async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
-    """What a test leaves is ended, and blamed on it; for tests without a database."""
+    """End what a test without a database leaves behind, and blame the test."""
     if anyio_backend_name != "asyncio":
         yield
         return
@@ -202,14 +202,14 @@ async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
         yield
 
 
-# ---- Tests that cannot work ----
+# ---- Refuse tests that cannot work ----
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Fail a module that exits while it is imported, as `app.main` does without its settings."""
+    """Fail a module that exits on import, as `app.main` does without its settings."""
     try:
         return (yield)
     except SystemExit as error:
@@ -218,7 +218,7 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Isolate also the marked tests that ask for no fixture, and clear up after all others."""
+    """Isolate marked tests even if they use no fixture, and clean up after all others."""
     refuse_hidden_fixtures(items)
     for item in items:
         if isinstance(item, pytest.Function) and "anyio_backend" in item.fixturenames:
@@ -227,7 +227,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def refuse_hidden_fixtures(items: list[pytest.Item]) -> None:
-    """Raise UsageError for a fixture of a plugin that tests/conftest.py has one of, too."""
+    """Raise UsageError for a plugin's fixture that tests/conftest.py defines too."""
     for item in items:
         definitions = fixture_definitions(item) if isinstance(item, pytest.Function) else {}
         for name, found in definitions.items():
@@ -242,7 +242,7 @@ def refuse_hidden_fixtures(items: list[pytest.Item]) -> None:
 
 
 def surround(item: pytest.Function, fixture: str) -> None:
-    """Set `fixture` up before all others of the test alone, and tear it down after them."""
+    """Set `fixture` up before all other function-scoped fixtures, and tear it down after them."""
     definitions, names = fixture_definitions(item), item.fixturenames
     if fixture in names:
         names.remove(fixture)
@@ -255,9 +255,9 @@ def surround(item: pytest.Function, fixture: str) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin with context variables of its own. Refuse sync tests that ask for async fixtures.
+    """Start with new context variables. Refuse sync tests that use async fixtures.
 
-    Set up for them, such a fixture is an error now and in each later test that shares it:
+    Such a fixture would fail now, and in each later test that shares it:
     https://github.com/pytest-dev/pytest/issues/14800
     """
     item.stash[VARIABLES] = Variables()
@@ -272,19 +272,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def is_async(item: pytest.Item) -> bool:
-    """Say whether a test runs on the event loop, also one of Hypothesis'."""
+    """Return whether a test runs in the event loop, including tests of Hypothesis."""
     test = getattr(item, "obj", None)
     inner = getattr(getattr(test, "hypothesis", None), "inner_test", test)
     return iscoroutinefunction(inner)
 
 
 def is_isolated(item: pytest.Item) -> bool:
-    """Say whether a test asks for the fixture that keeps it apart."""
+    """Return whether a test uses the `isolation` fixture."""
     return "isolation" in getattr(item, "fixturenames", ())
 
 
 def async_fixtures(item: pytest.Function) -> list[str]:
-    """Name the async fixtures that a test asks for, itself or through others."""
+    """Return the async fixtures that a test uses, directly or through others."""
     definitions = fixture_definitions(item)
     names = list(signature(item.function).parameters)
     names += [name for mark in item.iter_markers("usefixtures") for name in mark.args]
@@ -302,7 +302,7 @@ def async_fixtures(item: pytest.Function) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
-    """Note what pytest-timeout has found out: option, variable, marker or configuration."""
+    """Note the timeout that pytest-timeout has found: option, variable, marker or setting."""
     limit = settings.timeout * PATIENCE
     item.stash[TIME_LIMIT] = limit
     stash = item.config.stash
@@ -313,9 +313,9 @@ def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
 def pytest_fixture_setup(
     fixturedef: Any, request: pytest.FixtureRequest
 ) -> Generator[None, object, object]:
-    """Guard the database from a fixture of one test that nothing undoes; let tests survive it.
+    """Guard the database from a fixture whose writes would not be undone; survive its failure.
 
-    A fixture that all tests need fails in short, and ends the run.
+    A fixture that all tests need fails with a short message, and ends the run.
     """
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
     fixture = fixturedef.func
@@ -342,7 +342,7 @@ def pytest_fixture_setup(
 
 
 def describe(error: BaseException) -> str:
-    """Say in a few lines what has gone wrong, and where in the project."""
+    """Describe an error in a few lines, with its place in the project."""
     cause = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
     places = [
         f"{Path(frame.filename).relative_to(ROOT)}, line {frame.lineno}"
@@ -362,7 +362,7 @@ def describe(error: BaseException) -> str:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
-    """Guard the database from a test that has none of its fixtures."""
+    """Guard the database from a test that uses none of its fixtures."""
     if is_isolated(item):
         return (yield)
     with guard.test_in(Phase.NO_DATABASE):
@@ -373,7 +373,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note that a test has failed: it need not be told twice why, but in short, and all of it."""
+    """Note that a test has failed, and complete and shorten its error."""
     if call.excinfo is not None:
         item.stash[FAILED] = True
         note_refusals(call.excinfo.value)
@@ -383,7 +383,7 @@ def pytest_runtest_makereport(
 
 
 def note_refusals(error: BaseException) -> None:
-    """Add to an error what the test was refused, unless that is what it says."""
+    """Add the refusals of a test to an error, unless it contains them already."""
     for reason in dict.fromkeys(guard.refusals):
         if reason not in str(error):
             error.add_note(reason)
@@ -391,7 +391,7 @@ def note_refusals(error: BaseException) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
-    """Fail a test for what it was refused, also where the application has swallowed it."""
+    """Fail a test for its refusals, even if the application has swallowed them."""
     item.config.stash[TIME_LIMIT] = item.stash.get(TIME_LIMIT, None)
     try:
         result = yield
@@ -408,7 +408,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Let an async test that hangs fail in its own time, and let all tests survive it."""
+    """Let an async test that hangs fail after its timeout, and let other tests survive it."""
     if iscoroutinefunction(pyfuncitem.obj) and is_on_asyncio(pyfuncitem.funcargs):
         limit = pyfuncitem.stash.get(TIME_LIMIT, None)
         pyfuncitem.obj = watched(pyfuncitem.obj, running_in_variables(pyfuncitem), limit)
@@ -425,14 +425,14 @@ Run = Callable[[Coroutine[Any, Any, Any]], Coroutine[Any, Any, Any]]
 
 
 def running_in_variables(item: pytest.Item) -> Run:
-    """Return what runs a coroutine with the context variables of a test and its fixtures."""
+    """Return a function that runs a coroutine with the context variables of a test."""
     variables = item.stash[VARIABLES]
     variables.note()
     return variables.run
 
 
 async def run_for_all(coroutine: Coroutine[Any, Any, Any]) -> object:
-    """Run a coroutine of a fixture for more than one test."""
+    """Run a coroutine of a fixture that tests share."""
     with working_for_all_tests():
         return await coroutine
 
@@ -440,7 +440,7 @@ async def run_for_all(coroutine: Coroutine[Any, Any, Any]) -> object:
 def watched(
     test: Callable[..., Coroutine[Any, Any, None]], run: Run, limit: float | None
 ) -> Callable[..., Awaitable[None]]:
-    """Wrap a test: raise TimeoutError after `limit` seconds, and let all tests survive it."""
+    """Wrap a test: raise TimeoutError after `limit` seconds, and let other tests survive it."""
 
     @functools.wraps(test)
     async def watched_test(**arguments: Any) -> None:
@@ -450,14 +450,14 @@ def watched(
         with survived("test"):
             async with deadline:
                 await coroutine
-            await asyncio.sleep(0)  # here the event loop begins to close what was abandoned
+            await asyncio.sleep(0)  # here the event loop starts to close abandoned generators
             await wait_for_closing(before)
 
     return watched_test
 
 
 def report_exit(error: SystemExit) -> None:
-    """Blame the test that is running for a task that would have ended all tests."""
+    """Blame the current test for a task that would have ended the run."""
     place = traceback.extract_tb(error.__traceback__)[-1]
     guard.refusals.append(
         f"A task raised {error!r}, which would end the run: {place.filename}, line {place.lineno}."
@@ -469,7 +469,7 @@ def report_exit(error: SystemExit) -> None:
 
 @contextmanager
 def survived(what: str) -> Iterator[None]:
-    """Let a test or a fixture fail where it would end the event loop of all tests."""
+    """Let a test or a fixture fail instead of ending the event loop of all tests."""
     with suppress(RuntimeError):  # on trio
         loop = asyncio.get_running_loop()
         go_on_after_exits(loop, report_exit)
@@ -485,7 +485,7 @@ def survived(what: str) -> Iterator[None]:
 
 
 def limit_of(fixture: Any, config: pytest.Config) -> float | None:
-    """Say how many seconds a fixture may take to end; None where it watches that itself."""
+    """Return the seconds in which a fixture has to end, None if it watches that itself."""
     if fixture.argname in OWN_PATIENCE:
         return None
     if fixture.scope == "function":
@@ -496,9 +496,9 @@ def limit_of(fixture: Any, config: pytest.Config) -> float | None:
 def surviving(
     fixture: Callable[..., Any], run: Run, find_limit: Callable[[], float | None]
 ) -> Callable[..., Any]:
-    """Wrap an async fixture so that all tests survive what it raises, and that it does not end.
+    """Wrap an async fixture so that other tests survive if it raises or hangs.
 
-    `run` runs its coroutines. `find_limit` says how many seconds it may take to end.
+    `run` runs its coroutines. `find_limit` returns the seconds in which it has to end.
     """
     if ismethod(fixture):
         function = surviving(fixture.__func__, run, find_limit)

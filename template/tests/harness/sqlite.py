@@ -16,14 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from tests.harness.databases import DIRECTORY, RUN_ID, WORKER, is_in_memory, migrate, open_engine
 
 LOCK_TIMEOUT = 1.0
-"""How long, in seconds, cleaning waits for somebody who still has a lock."""
+"""How long, in seconds, cleaning waits for a lock."""
 TABLES_OF_A_QUERY = 400
-"""SQLite takes 500 parts of a compound SELECT."""
+"""SQLite allows 500 parts in a compound SELECT."""
 
 
 @dataclass
 class Contents:
-    """What a database holds before the tests write to it."""
+    """The contents of a database before the tests write to it."""
 
     schema_version: int
     tables: list[str]
@@ -39,12 +39,12 @@ class SqliteDatabases:
     template: Path
     file: Path
     source: Path
-    """The file that the worker's is replaced by."""
+    """The file that replaces the worker's."""
     contents: Any = None
 
     @asynccontextmanager
     async def shared(self) -> AsyncIterator[AsyncEngine]:
-        """Give an engine on the worker's file."""
+        """Yield an engine on the worker's file."""
         async with self._copy(self.file) as engine:
             yield engine
         self.close()
@@ -53,7 +53,7 @@ class SqliteDatabases:
 
     @asynccontextmanager
     async def copy(self) -> AsyncIterator[AsyncEngine]:
-        """Give an engine on a file of its own; delete the file afterwards."""
+        """Yield an engine on a new file; delete the file afterwards."""
         copy = self.template.with_stem(f"{self.template.stem}_{uuid.uuid4().hex}")
         async with self._copy(copy) as engine:
             yield engine
@@ -66,14 +66,14 @@ class SqliteDatabases:
                 yield engine
 
     async def keep(self) -> None:
-        """Replace the worker's file from now on by what it is now."""
+        """Use the current contents as the source of later replacements."""
         self.source = self.file.with_stem(f"{self.file.stem}_kept")
         with closing(open_file(self.source)) as kept:
             self.connection.backup(kept)
         self.contents = None
 
     async def remember(self, _: AsyncConnection) -> None:
-        """Remember what the worker's file holds."""
+        """Remember the contents of the worker's file."""
         database = self.connection
         tables = list_tables(database)
         self.contents = Contents(
@@ -105,7 +105,7 @@ class SqliteDatabases:
             return False
 
     async def replace(self) -> None:
-        """Put the source in the place of the worker's file."""
+        """Replace the worker's file with the source."""
         self.close()
         with deleted_afterwards(self.file):
             pass
@@ -125,7 +125,7 @@ class SqliteDatabases:
 
 @asynccontextmanager
 async def sqlite_databases(url: URL | None) -> AsyncIterator[SqliteDatabases]:
-    """Migrate the file that all others are copied from."""
+    """Migrate the file from which all others are copied."""
     file = Path(str(worker_url(url).database))
     file.parent.mkdir(mode=0o700, exist_ok=True)
     with deleted_afterwards(file.with_stem(f"{file.stem}_template")) as template:
@@ -138,7 +138,7 @@ async def sqlite_databases(url: URL | None) -> AsyncIterator[SqliteDatabases]:
 
 
 def worker_url(url: URL | None) -> URL:
-    """Return the URL of the worker's file: beside the one that `url` names, if it names one."""
+    """Return the URL of the worker's file: next to the one in `url`, if there is one."""
     named = DIRECTORY / "test.db" if url is None or is_in_memory(url) else Path(str(url.database))
     return file_url(named.with_stem(f"{named.stem}_{RUN_ID}_{WORKER}"))
 
@@ -151,13 +151,13 @@ def file_url(file: Path) -> URL:
 def open_file(file: Path) -> sqlite3.Connection:
     """Connect to a file without the application's settings."""
     connection = sqlite3.connect(file, timeout=LOCK_TIMEOUT, isolation_level=None)
-    connection.execute("PRAGMA synchronous = OFF")  # the data need not outlive the machine
+    connection.execute("PRAGMA synchronous = OFF")  # it need not survive a power failure
     return connection
 
 
 @contextmanager
 def deleted_afterwards(file: Path) -> Iterator[Path]:
-    """Give `file`; delete it afterwards, with what SQLite keeps beside it."""
+    """Yield `file`; delete it afterwards, with the other files of SQLite."""
     try:
         yield file
     finally:
@@ -166,19 +166,19 @@ def deleted_afterwards(file: Path) -> Iterator[Path]:
 
 
 def schema_version(database: sqlite3.Connection) -> int:
-    """Return the number that each change of the schema increases."""
+    """Return the number that increases with every change of the schema."""
     version: int = database.execute("PRAGMA schema_version").fetchone()[0]
     return version
 
 
 def list_tables(database: sqlite3.Connection) -> list[str]:
-    """Name the tables, without SQLite's own."""
+    """Return the names of the tables, without SQLite's own."""
     query = "SELECT name FROM sqlite_schema WHERE type = 'table'"
     return [name for (name,) in database.execute(query) if not name.startswith("sqlite_")]
 
 
 def not_empty(database: sqlite3.Connection, tables: list[str]) -> list[str]:
-    """Name those of `tables` that have rows."""
+    """Return those of `tables` that have rows."""
     found = []
     for start in range(0, len(tables), TABLES_OF_A_QUERY):
         part = tables[start : start + TABLES_OF_A_QUERY]
@@ -196,7 +196,7 @@ def rows(database: sqlite3.Connection, table: str) -> list[Any]:
 
 
 def sequences(database: sqlite3.Connection) -> list[Any]:
-    """Return how far the tables with AUTOINCREMENT have counted."""
+    """Return the last ids of the tables with AUTOINCREMENT."""
     query = "SELECT 1 FROM sqlite_schema WHERE name = 'sqlite_sequence'"
     return rows(database, "sqlite_sequence") if database.execute(query).fetchone() else []
 

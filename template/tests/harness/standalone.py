@@ -1,4 +1,4 @@
-"""The application on a database of its own, for what brings its own event loop."""
+"""The application on its own database, for tests that run their own event loop."""
 
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
@@ -15,16 +15,16 @@ if TYPE_CHECKING:  # imported when the environment is the tests', or when they a
 
 @pytest.fixture
 async def own_database_url(databases: Databases) -> AsyncIterator[str]:
-    """The URL of a database for this test alone, which nobody is connected to yet."""
+    """The URL of a new database for this test alone."""
     async with databases.copy() as engine:
         yield engine.url.render_as_string(hide_password=False)
 
 
 @pytest.fixture
 def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAPI:
-    """The application on a database of its own, not started.
+    """The application on its own database, not started.
 
-    For plain test functions: nothing in it belongs to the loop of the async tests.
+    For sync tests: nothing in it belongs to the event loop of the async tests.
     """
     from app.main import create_app  # not before the environment is the tests'
 
@@ -37,7 +37,7 @@ def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAP
 
 @pytest.fixture
 def contract(standalone_app: FastAPI) -> "Iterator[Contract]":
-    """What the OpenAPI document says of the application, which runs until the test is over."""
+    """The schemathesis schema of the application, which runs until the end of the test."""
     from tests.harness.contract import contract_of  # with schemathesis, which takes its time
 
     with contract_of(standalone_app) as contract:
@@ -46,5 +46,5 @@ def contract(standalone_app: FastAPI) -> "Iterator[Contract]":
 
 @pytest.fixture
 def contract_headers() -> dict[str, str]:
-    """The headers of each request: define yours in tests/fixtures.py where there is a log-in."""
+    """The headers of each request: define yours in tests/fixtures.py if there is a log-in."""
     return {}

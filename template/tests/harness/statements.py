@@ -1,6 +1,6 @@
-"""What a statement may do, as far as its words tell.
+"""What a statement may do, judged by its text.
 
-A wrong guess is never a leak: at worst, a test waits or is refused, or gets a new connection.
+A wrong guess never leaks rows: at worst, a test waits, is refused, or gets a new connection.
 """
 
 import re
@@ -13,7 +13,7 @@ ROWS = {"INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "COPY", "TRUNCATE", "L
 TRANSACTIONS = {"BEGIN", "START", "COMMIT", "END", "ABORT", "ROLLBACK", "SAVEPOINT", "RELEASE"}
 SESSION = {"SET", "RESET", "PREPARE", "EXECUTE", "DEALLOCATE", "LISTEN", "UNLISTEN", "DISCARD"}
 SESSION |= {"DECLARE", "FETCH", "CLOSE", "LOAD", "PRAGMA", "ATTACH", "DETACH", "NOTIFY"}
-# Also a SELECT may write, lock rows, or change its session.
+# A SELECT may also write, lock rows, or change its session.
 WRITES = re.compile(
     r"\b(INSERT|UPDATE|DELETE|MERGE|SHARE|INTO|nextval)\b|set_config|advisory", re.I
 )
@@ -21,7 +21,7 @@ SETTINGS = re.compile(r"\bset_config\b", re.I)
 FOR_SESSION = re.compile(r"set_config|advisory_(un)?lock", re.I)
 OF_A_TRANSACTION = {"LOCAL", "CONSTRAINTS", "TRANSACTION"}
 LONGEST_KEPT = 2000
-"""How long, in characters, a statement is whose effect is remembered."""
+"""The length, in characters, up to which the effect of a statement is cached."""
 
 
 class Effect(NamedTuple):
@@ -34,12 +34,12 @@ class Effect(NamedTuple):
     ends_transaction: bool
     changes_settings: bool
     changes_session: bool
-    """Something that a rollback does not undo, on its connection."""
+    """It changes the connection in a way that a rollback does not undo."""
     changes_schema: bool
 
 
 def effect_of(statement: str) -> Effect:
-    """Return what `statement`, in SQL, may do."""
+    """Return what the SQL `statement` may do."""
     if len(statement) > LONGEST_KEPT:
         return analyse.__wrapped__(statement)
     return analyse(statement)
@@ -47,7 +47,7 @@ def effect_of(statement: str) -> Effect:
 
 @lru_cache(maxsize=1024)
 def analyse(statement: str) -> Effect:
-    """Take `statement` apart."""
+    """Parse `statement`."""
     bare = COMMENTS.sub(" ", statement)
     words = bare.lstrip(" \n\t(").split(None, 2)
     first, second = [*(word.strip("(;").upper() for word in words[:2]), "", ""][:2]

@@ -1,4 +1,4 @@
-"""What a test that fails shows: the project's own lines, and where an `await` is missing."""
+"""Show the project's own lines when a test fails, and where an `await` is missing."""
 
 import asyncio
 import gc
@@ -11,14 +11,14 @@ from types import CoroutineType, FrameType
 
 from app.core.config import ROOT
 
-# What the template brought is like a library. pytest leaves its own frames out by itself.
+# The template's own code counts as a library. pytest hides its own frames itself.
 LIBRARIES = (Path(sys.prefix), ROOT / "app/core", ROOT / "tests/harness")
 PYTEST = {"_pytest", "pluggy"}
 NOT_AWAITED = "`{}` is a coroutine: an `await` is missing."
 
 
 def explain(error: BaseException) -> None:
-    """Hide the frames of libraries, but for --full-trace; name what was not awaited."""
+    """Hide the frames of libraries, except with --full-trace; name a missing `await`."""
     for each in chain(error):
         for frame, _ in traceback.walk_tb(each.__traceback__):
             if is_of_library(frame):
@@ -30,7 +30,7 @@ def explain(error: BaseException) -> None:
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield an exception, and those that have led to it."""
+    """Yield an exception, its causes and its contexts."""
     found = [error]
     for each in found:  # which grows
         yield each
@@ -39,7 +39,7 @@ def chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def is_of_library(frame: FrameType) -> bool:
-    """Say whether others than the project's developers have written what runs in a frame."""
+    """Return whether the code of a frame is not the project's own."""
     if frame.f_globals.get("__name__", "").partition(".")[0] in PYTEST:
         return False
     file = Path(frame.f_globals.get("__file__", ""))
@@ -47,14 +47,14 @@ def is_of_library(frame: FrameType) -> bool:
 
 
 def is_not_awaited(value: object) -> bool:
-    """Say whether a value is a coroutine that has not begun."""
+    """Return whether a value is a coroutine that has not started."""
     return type(value) is CoroutineType and getcoroutinestate(value) == CORO_CREATED
 
 
 def close_coroutines() -> None:
-    """Close what a failed test has not awaited; what tasks have yet to begin ends with them.
+    """Close the coroutines that a failed test did not await; those of tasks end with their task.
 
-    Else a warning is raised when it is collected, in the middle of another test.
+    Otherwise they would warn when they are collected, in the middle of another test.
     """
     objects = gc.get_objects()
     of_tasks = {id(each.get_coro()) for each in objects if issubclass(type(each), asyncio.Task)}

@@ -1,4 +1,4 @@
-"""Rollback per test: each transaction of application and test is a savepoint in a single one."""
+"""Rollback per test: all transactions of a test are savepoints in a single transaction."""
 
 import asyncio
 import re
@@ -25,7 +25,7 @@ from tests.harness.patience import GRACE, wait_patiently
 from tests.harness.statements import effect_of
 
 PATIENCE = 5.0
-"""How long, in seconds, a statement waits for the end of another transaction that has written."""
+"""How long, in seconds, a statement waits for another transaction that has written."""
 
 OVERLAP = (
     "Two transactions overlap: one has uncommitted writes, and another one continues. On the "
@@ -40,7 +40,7 @@ ISOLATION_LEVEL = (
     f"has already begun. {WAYS_OUT}"
 )
 CONNECTS = re.compile("connect_args|creator|async_creator|isolation_level|max_overflow|pool")
-"""The options of an engine that are for its connections and its pool."""
+"""The engine options that concern connections and the pool."""
 LOST = (
     "The connection of the rolled-back test was lost, and with it everything that the test stored. "
     f"A cancelled statement or a stopped server can cause this. {WAYS_OUT}"
@@ -48,14 +48,14 @@ LOST = (
 
 
 class RolledBackTransaction:
-    """The transaction of a test, and an engine for all who work in it.
+    """The transaction of a test, and the engine for all sessions in it.
 
-    A transaction of that engine takes a savepoint when it executes its first statement, releases
-    it when it is committed, and goes back to it when it is rolled back. Savepoints can only be
-    nested, and transactions overlap: so only one transaction has a savepoint at a time. One that
-    has only read lets it go when another one executes something, and loses nothing: to see what
-    others have committed in between is what READ COMMITTED means. One that has written keeps it
-    to its end, and the others wait, as they would for its locks.
+    A transaction of that engine creates a savepoint with its first statement, releases it on
+    commit, and rolls back to it on rollback. Savepoints must be nested, but transactions overlap,
+    so only one transaction has a savepoint at a time. If it has only read, it gives the savepoint
+    up when another one executes a statement. It loses nothing, since READ COMMITTED shows what
+    others have committed in between. If it has written, it keeps the savepoint to its end, and the
+    others wait, as they would for its locks.
     """
 
     def __init__(self, db_engine: AsyncEngine, guard: Guard) -> None:
@@ -69,7 +69,7 @@ class RolledBackTransaction:
         )
         self.db_engine = db_engine
         self.own_engines = {db_engine.sync_engine}
-        """Those whose connections need not be closed after a test."""
+        """Connections that do not have to be closed after a test."""
         self.has_been_used = False
         self.was_lost = False
         self._guard = guard
@@ -101,10 +101,10 @@ class RolledBackTransaction:
 
     @asynccontextmanager
     async def of_a_test(self) -> AsyncIterator[None]:
-        """Let the engine work in a transaction that is rolled back.
+        """Run the engine in a transaction that is rolled back.
 
-        Raises IntegrityError for a deferred constraint, which waits for a commit, and here there
-        is none.
+        Raises IntegrityError for a violated deferred constraint, which a commit would have
+        checked.
         """
         connection = await self.connect()
         outermost = await connection.begin()
@@ -124,7 +124,7 @@ class RolledBackTransaction:
                 await self._end_test(outermost)
 
     async def _pause(self) -> None:
-        """Let what works on in the background wait for the next test."""
+        """Let background work wait for the next test."""
         if self._holder_has_written:
             await wait_patiently(self._ended.wait, GRACE)
         self._running.clear()
@@ -141,14 +141,14 @@ class RolledBackTransaction:
             await outermost.rollback()
 
     def _was_ended(self) -> bool:
-        """Say whether something has ended the transaction that SQLAlchemy knows nothing of."""
+        """Return whether the transaction was ended without SQLAlchemy's knowledge."""
         driver_connection = self._dbapi_connection.driver_connection
         if self.engine.dialect.name == "sqlite":
             return not driver_connection.in_transaction
         return not driver_connection.is_in_transaction()
 
     async def connect(self) -> AsyncConnection:
-        """Return the connection, which is opened where there is none."""
+        """Return the connection; open it if necessary."""
         if self._connection is None:
             self._connection = await self.db_engine.connect()
             raw_connection = await self._connection.get_raw_connection()
@@ -161,7 +161,7 @@ class RolledBackTransaction:
         return self._connection is not None
 
     async def disconnect(self) -> None:
-        """Close the connection: the next test gets another one."""
+        """Close the connection, so that the next test gets a new one."""
         if self._connection is not None:
             await self.engine.dispose()
             await self._connection.invalidate()
@@ -169,16 +169,16 @@ class RolledBackTransaction:
         self._connection, self._lost = None, False
 
     def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
-        """Return those that nobody has ended, without those of `others`."""
+        """Return the open transactions, except those of `others`."""
         return [each for each, task in self._open.items() if each and task not in others]
 
     @property
     def is_held_by_test(self) -> bool:
-        """Whether the running task, or a fixture, has written something and not committed it."""
+        """Whether the current task, or a fixture, has uncommitted writes."""
         tasks = {asyncio.current_task(), self._task_of_fixtures}
         return self._holder_has_written and self._open.get(self._holder) in tasks
 
-    # ---- For the engine: what its events call, in SQLAlchemy's greenlets ----
+    # ---- For the engine: its event listeners, in SQLAlchemy's greenlets ----
 
     def _begin(self, connection: Connection) -> None:
         self._open[connection] = asyncio.current_task()
@@ -190,7 +190,7 @@ class RolledBackTransaction:
         self._end(connection, undo=True)
 
     def _end(self, connection: Connection, *, undo: bool) -> None:
-        """Give the savepoint of `connection` back, if it has one."""
+        """Release the savepoint of `connection`, if it has one."""
         self._open.pop(connection, None)
         self._await(self._statement.acquire())
         self._cancelled = None
@@ -205,7 +205,7 @@ class RolledBackTransaction:
             self._statement.release()
 
     def _run(self, operation: str, cursor: DBAPICursor, statement: str, *others: Any) -> bool:
-        """Do what an operation of the dialect does, in the savepoint; return True: it is done."""
+        """Run an operation of the dialect in the savepoint; return True, which means done."""
         context: ExecutionContext = others[-1]
         effect = effect_of(statement)
         if effect.begins_transaction:
@@ -226,8 +226,8 @@ class RolledBackTransaction:
         return True
 
     async def _take_turn(self, connection: Connection) -> None:
-        """Wait until `connection` may execute something; let nobody else do so from then on."""
-        await self._running.wait()  # between two tests: what works on in the background
+        """Wait until `connection` may execute a statement, and keep all others from it."""
+        await self._running.wait()  # background work, between two tests
         await self._statement.acquire()
         while self._holder is not connection and self._holder_has_written and not self._lost:
             self._statement.release()
@@ -241,7 +241,7 @@ class RolledBackTransaction:
             self._open[connection] = asyncio.current_task()
 
     async def _wait_for_holder(self) -> None:
-        """Wait for the end of the transaction that has written; do not wait in vain."""
+        """Wait for the transaction that has written. Raises IsolationError after a time."""
         is_own = self._open.get(self._holder) is asyncio.current_task()  # and would never end
         if is_own or not await wait_patiently(self._ended.wait, PATIENCE):
             self._guard.refuse(OVERLAP)
@@ -265,7 +265,7 @@ class RolledBackTransaction:
         self._ended = asyncio.Event()
 
     def _operate(self, statement: str) -> None:
-        """Execute a statement of our own; where that fails, the connection is lost."""
+        """Execute a statement of the harness. If it fails, the connection is lost."""
 
         def execute() -> None:
             cursor = self._dbapi_connection.cursor()
@@ -279,7 +279,7 @@ class RolledBackTransaction:
             self._guard.refuse(LOST)
 
     def _run_unbroken(self, execute: Callable[[], None]) -> None:
-        """Execute a statement of ours to its end. Who is cancelled meanwhile learns of it then."""
+        """Execute a statement of the harness to its end. A cancellation is raised afterwards."""
         connection = self._connection
         assert connection is not None
 
@@ -294,19 +294,19 @@ class RolledBackTransaction:
                         with suppress(asyncio.CancelledError):
                             await asyncio.wait({task})
             if task.exception() is not None:
-                self._cancelled = None  # the statement's own error is told
+                self._cancelled = None  # the error of the statement itself is reported
             task.result()
 
         self._await(run())
 
     def _raise_cancelled(self) -> None:
-        """Raise what has come while a statement was being executed."""
+        """Raise a cancellation that arrived while a statement was running."""
         error, self._cancelled = self._cancelled, None
         if error is not None:
             raise error
 
     def _handle_error(self, context: ExceptionContext) -> None:
-        """Note that a transaction has to be rolled back, or that the connection is gone."""
+        """Note that a transaction must be rolled back, or that the connection is lost."""
         if not isinstance(context.original_exception, Exception):
             context.is_disconnect = False  # cancelled, which leaves the connection usable
         self._lost = self._lost or context.is_disconnect
@@ -314,15 +314,15 @@ class RolledBackTransaction:
             self._holder_has_written = True
 
     def _await(self, awaitable: Awaitable[object]) -> None:
-        """Await something where SQLAlchemy calls what is not async."""
+        """Await something in a sync callback of SQLAlchemy."""
         self._dbapi_connection.run_async(lambda _: awaitable)
 
 
 def url_of_shared_dialect(url: URL) -> URL:
-    """Return `url` with a dialect for connections that belong to somebody else.
+    """Return `url` with a dialect for connections that somebody else owns.
 
-    It leaves it to them to set up, commit, roll back and close, and refuses what would have to be
-    asked for before a transaction begins. How a dialect is registered:
+    The owner sets them up, commits, rolls back and closes them. The dialect refuses options that
+    have to be set before a transaction begins. How to register a dialect:
     https://docs.sqlalchemy.org/en/21/core/connections.html#registering-new-dialects
     """
 

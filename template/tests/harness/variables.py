@@ -1,4 +1,4 @@
-"""Context variables: a test has those of its fixtures, and leaves none to the tests after it."""
+"""Context variables: a test sees those of its fixtures, and leaves none behind."""
 
 from collections.abc import Coroutine, Generator
 from contextvars import Context, copy_context
@@ -10,8 +10,8 @@ from typing import Any
 class Variables:
     """The context variables of one test and its fixtures.
 
-    All async tests and fixtures run in one task, and so in one context. Sync fixtures run outside
-    of it: `note` what they have set.
+    All async tests and fixtures run in one task, and therefore in one context. Sync fixtures run
+    outside of it: `note` takes over what they set.
     """
 
     def __init__(self) -> None:
@@ -20,14 +20,14 @@ class Variables:
         self._noted: dict[Any, Any] = {}
 
     def note(self) -> None:
-        """Take over what has been set outside of the event loop since the test began."""
+        """Take over variables that were set outside of the event loop since the test began."""
         for variable, value in copy_context().items():
             if variable not in self._outside or self._outside[variable] is not value:
                 self._noted[variable] = value
         self._outside = copy_context()
 
     async def run(self, awaited: Coroutine[Any, Any, Any]) -> Any:
-        """Await a coroutine where these variables are set."""
+        """Await a coroutine with these variables."""
         if self._context is None:
             self._context = copy_context()
         for variable, value in self._noted.items():
@@ -38,7 +38,7 @@ class Variables:
 
 @coroutine
 def run_in(context: Context, awaited: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Await a coroutine in another context than that of its task."""
+    """Await a coroutine in a context other than that of its task."""
     step = partial(awaited.send, None)
     while True:
         try:
