@@ -40,6 +40,7 @@ PATTERNS = [
     "Money",
     "Enums",
     "Filters",
+    "Pages",
     "Contract",
     "Migrations",
     "The test run",
@@ -411,10 +412,10 @@ WATCHED = [
     Watched(
         "`TestClient`",
         Mutant(
-            "a list knows no total",
+            "a list shows the items of others",
             ITEMS.format("service"),
-            "return items.all(), total or 0",
-            "return items.all(), 0",
+            "where(Item.owner_id == owner.id).options",
+            "where(Item.owner_id != owner.id).options",
         ),
     ),
     Watched(
@@ -431,11 +432,11 @@ WATCHED = [
         Mutant(
             "each item of a list takes a query",
             ITEMS.format("service"),
-            "    return items.all(), total or 0",
-            "    found = items.all()\n"
-            "    for item in found:\n"
+            "    return await OLDEST_FIRST.page(session, wanted, query)\n",
+            "    page = await OLDEST_FIRST.page(session, wanted, query)\n"
+            "    for item in page.items:\n"
             "        await session.refresh(item)\n"
-            "    return found, total or 0",
+            "    return page\n",
         ),
     ),
     Watched(
@@ -481,6 +482,15 @@ WATCHED = [
             ITEMS.format("service"),
             "Item.price <= query.max_price",
             "Item.price >= 0",
+        ),
+    ),
+    Watched(
+        "Pages",
+        Mutant(
+            "a page starts with the last row of the previous one",
+            "app/core/pages.py",
+            "columns > values",
+            "columns >= values",
         ),
     ),
     Watched(

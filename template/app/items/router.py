@@ -10,6 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic.json_schema import SkipJsonSchema
 
 from app.core.database import SessionDep
+from app.core.pages import Page
 from app.core.problems import responses_of
 from app.items import service
 from app.items.dependencies import FeedDep, LockedItem, OwnedItem, SocketUser
@@ -38,13 +39,12 @@ async def create_item(
     return await service.create_item(session, feed, user, data)
 
 
-@router.get("")
+@router.get("", response_model=ItemPage)
 async def list_items(
     query: Annotated[ItemQuery, Query()], session: SessionDep, user: CurrentUser
-) -> ItemPage:
+) -> Page[Item]:
     """List one's own items by page; all, or those of a status or up to a price."""
-    items, total = await service.list_items(session, user, query)
-    return ItemPage(items=[ItemRead.model_validate(item) for item in items], total=total)
+    return await service.list_items(session, user, query)
 
 
 @router.get("/feed", response_class=EventSourceResponse)

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.json_schema import SkipJsonSchema
 
-from app.core.schemas import NO_NUL, PageParams
+from app.core.pages import PageParams
+from app.core.schemas import NO_NUL
 from app.items.models import ItemStatus
 
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
@@ -64,12 +65,12 @@ class ItemRead(BaseModel):
 
 
 class ItemPage(BaseModel):
-    """Some of a user's items, oldest first, and how many there are in all."""
+    """Some of a user's items, oldest first; `next_cursor` is null on the last page."""
 
     model_config = ConfigDict(from_attributes=True)
 
     items: list[ItemRead]
-    total: int
+    next_cursor: str | None
 
 
 class ItemQuery(PageParams):

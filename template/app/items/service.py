@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 
 from fastapi import status
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import selectinload
 
+from app.core.pages import Keyset, Page
 from app.core.problems import ProblemError
 from app.items.feed import Feed
 from app.items.models import Item, Tag
 from app.items.schemas import ItemCreate, ItemQuery, ItemRead, ItemTag, ItemUpdate
 from app.users.models import User
+
+OLDEST_FIRST = Keyset(Item.id)
 
 
 class ItemNotFoundError(ProblemError):
@@ -37,19 +40,14 @@ async def create_item(session: AsyncSession, feed: Feed, owner: User, data: Item
     return item
 
 
-async def list_items(
-    session: AsyncSession, owner: User, query: ItemQuery
-) -> tuple[Sequence[Item], int]:
-    """Return one page of the items of `owner` that `query` wants, oldest first, and how many."""
-    wanted = select(Item).where(Item.owner_id == owner.id)
+async def list_items(session: AsyncSession, owner: User, query: ItemQuery) -> Page[Item]:
+    """Return one page of the items of `owner` that `query` wants, oldest first."""
+    wanted = select(Item).where(Item.owner_id == owner.id).options(selectinload(Item.tags))
     if query.status is not None:
         wanted = wanted.where(Item.status == query.status)
     if query.max_price is not None:
         wanted = wanted.where(Item.price <= query.max_price)
-    total = await session.scalar(select(func.count()).select_from(wanted.subquery()))
-    page = wanted.order_by(Item.id).limit(query.limit).offset(query.offset)
-    items = await session.scalars(page.options(selectinload(Item.tags)))
-    return items.all(), total or 0
+    return await OLDEST_FIRST.page(session, wanted, query)
 
 
 async def get_item(session: AsyncSession, owner: User, item_id: int, *, lock: bool = False) -> Item:

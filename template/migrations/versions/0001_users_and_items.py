@@ -46,7 +46,7 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_items")),
     )
-    op.create_index(op.f("ix_items_owner_id"), "items", ["owner_id"])
+    op.create_index(op.f("ix_items_owner_id_items_id"), "items", ["owner_id", "id"])
     op.create_table(
         "tags",
         sa.Column("item_id", sa.Integer(), nullable=False),
@@ -60,7 +60,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("tags")
-    op.drop_index(op.f("ix_items_owner_id"), table_name="items")
+    op.drop_index(op.f("ix_items_owner_id_items_id"), table_name="items")
     op.drop_table("items")
     op.drop_table("users")
     sa.Enum(name="item_status").drop(op.get_bind())

@@ -1,11 +1,18 @@
-"""How often the database is asked: as often for many items as for one."""
+"""How many queries a request makes, and by which plan the database runs them."""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Engine, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.items.models import Item, Tag
+from app.items.models import Item, ItemStatus, Tag
+from app.items.schemas import ItemQuery
+from app.items.service import list_items
 from app.users.models import User
+from tests.harness.guard import listening
 from tests.http_client import AsyncClient
 from tests.items.factories import ItemFactory
 
@@ -22,7 +29,7 @@ async def test_list_asks_as_often_for_many_as_for_one(
         await item_factory.create_async(owner_id=owner.id, tags=[Tag(name="old"), Tag(name="red")])
     response = await owner_client.get("/items")
     assert len(response.json()["items"]) == length
-    assert len(queries) == 4, queries  # the user, the total, the page, the tags
+    assert len(queries) == 3, queries  # the user, the page, the tags
 
 
 async def test_only_the_application_is_counted(
@@ -42,3 +49,35 @@ async def test_the_count_is_the_same_with_real_commits(
 ) -> None:
     await owner_client.post("/items", json={"title": "Lamp"})
     assert [statement.split()[0] for statement in queries] == ["SELECT", "INSERT"]
+
+
+async def plan_of(session: AsyncSession, work: Callable[[], Awaitable[object]]) -> str:
+    """Return the query plan of the first statement that `work` executes."""
+    executed: list[tuple[str, Any]] = []
+
+    def record(_: object, _cursor: object, statement: str, parameters: Any, *__: object) -> None:
+        executed.append((statement, parameters))
+
+    with listening(Engine, {"before_cursor_execute": record}):
+        await work()
+    connection = await session.connection()
+    explain = {"sqlite": "EXPLAIN QUERY PLAN"}.get(connection.dialect.name, "EXPLAIN")
+    statement, parameters = executed[0]
+    plan = await connection.exec_driver_sql(f"{explain} {statement}", parameters)
+    return "\n".join(str(row[-1]) for row in plan)
+
+
+async def test_index_serves_each_page(
+    db_session: AsyncSession, owner: User, stranger: User
+) -> None:
+    owners = [owner.id] + 9 * [stranger.id]
+    items = [
+        {"owner_id": owner_id, "title": "Lamp", "price": 0, "status": ItemStatus.OWNED}
+        for owner_id in 100 * owners
+    ]
+    await db_session.execute(insert(Item), items)
+    first = await list_items(db_session, owner, ItemQuery(limit=50))
+    query = ItemQuery(limit=50, cursor=first.next_cursor)
+    plan = await plan_of(db_session, lambda: list_items(db_session, owner, query))
+    assert re.search(r"ix_items_owner_id_items_id.*owner_id.*\bid\)? ?>", plan, re.S), plan
+    assert not re.search("sort|temp b-tree|scan on", plan, re.I), plan
