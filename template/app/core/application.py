@@ -14,6 +14,7 @@ from app.core.database import create_engine, create_session_factory, pool_option
 from app.core.problems import answer_as_fastapi_does
 from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
 from app.core.tracebacks import shorten
+from app.core.web_security import add_web_security
 from app.database import ENGINE_OPTIONS
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
@@ -52,6 +53,9 @@ def build_app(
         finally:
             await engine.dispose()
 
+    options = {"max_body_size": settings.max_body_size, **options}
+    if not settings.api_docs:
+        options["openapi_url"] = None
     options["exception_handlers"] = {
         RequestValidationError: answer_as_fastapi_does,
         **(options.get("exception_handlers") or {}),
@@ -60,5 +64,6 @@ def build_app(
     app.state.settings = settings
     app.state.session_factory = create_session_factory(engine)
     app.add_middleware(EventStreamMiddleware, streams=streams)
+    add_web_security(app, settings)
     app.include_router(health.router)
     return app

@@ -1,12 +1,20 @@
 """The settings every service has, and how they are read."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
@@ -33,6 +41,34 @@ def require_async_driver(url: str) -> str:
     return url
 
 
+def split_at_commas(value: object) -> object:
+    """Return the parts of a string; anything else unchanged."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def require_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `hosts` unchanged; raise ValueError unless each is a name, perhaps with a wildcard."""
+    if not all(re.fullmatch(r"\*|(\*\.)?[\w.-]+", host) for host in hosts):
+        raise ValueError(
+            "should be names of hosts with commas between them, without schemes and ports, "
+            "such as api.example.com,*.example.org"
+        )
+    return hosts
+
+
+def require_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
+    """Return `origins` unchanged; raise ValueError unless each has a scheme and no path."""
+    if not all(re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin) for origin in origins):
+        raise ValueError(
+            "should be origins with commas between them, with schemes and without paths, "
+            "such as https://app.example.com,http://localhost:3000"
+        )
+    return origins
+
+
+CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_at_commas)]
+
+
 class ServiceSettings(BaseSettings):
     """What the core needs to know. Each field is an environment variable in upper case."""
 
@@ -46,6 +82,10 @@ class ServiceSettings(BaseSettings):
     database_pool_size: Annotated[int, Field(ge=1)] = 5
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
     database_pool_timeout: Annotated[float, Field(gt=0)] = 30
+    max_body_size: Annotated[int, Field(ge=0)] = 10 * 2**20  # bytes of a request
+    allowed_hosts: Annotated[CommaSeparated, AfterValidator(require_hosts)] = ("*",)
+    cors_origins: Annotated[CommaSeparated, AfterValidator(require_origins)] = ()
+    api_docs: bool = True  # serve /docs, /redoc and /openapi.json
 
 
 class CoreSettings(ServiceSettings):

@@ -4,6 +4,7 @@ https://www.rfc-editor.org/rfc/rfc9457
 """
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping
 from http.client import responses as phrases
@@ -24,6 +25,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
+# What FastAPI(max_body_size=...), TrustedHostMiddleware and CORSMiddleware answer, by status code.
+REFUSALS = {
+    413: re.compile(b"Content Too Large"),
+    400: re.compile(b"Invalid host header|Disallowed CORS .*"),
+}
 SCHEMAS = "#/components/schemas/"
 EMPTY: Mapping[str, object] = {}
 # Not every Python calls these two as RFC 9110 does.
@@ -99,7 +105,7 @@ def add_problem_details(app: FastAPI) -> None:
     make_stack, make_document = app.build_middleware_stack, app.openapi
 
     def build_middleware_stack() -> ASGIApp:
-        return BodyLimitProblems(make_stack())
+        return RefusalProblems(make_stack())
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
@@ -151,27 +157,42 @@ async def answer_unexpected_error(request: Request, _: Exception) -> Response:
     return problem(request, status.HTTP_500_INTERNAL_SERVER_ERROR)
 
 
-class BodyLimitProblems:
-    """Answers with a problem where the limit of FastAPI(max_body_size=...) sends plain text."""
+class RefusalProblems:
+    """Answers with a problem where the framework's middlewares refuse in plain text."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass all on, but for the response 413."""
+        """Pass all on, but for the responses that are in REFUSALS."""
+        start: Message | None = None  # of a response that may be a refusal
         is_replaced = False
 
         async def send_problem(message: Message) -> None:
-            nonlocal is_replaced
-            is_plain = PLAIN_TEXT in message.get("headers", ())
-            if is_plain and message["status"] == status.HTTP_413_CONTENT_TOO_LARGE:
-                is_replaced = True
-                response = problem(HTTPConnection(scope), status.HTTP_413_CONTENT_TOO_LARGE)
-                await response(scope, receive, send)
+            nonlocal start, is_replaced
+            if PLAIN_TEXT in message.get("headers", ()) and message["status"] in REFUSALS:
+                start = message
+            elif start is not None:
+                text = message.get("body", b"")
+                is_replaced = bool(REFUSALS[start["status"]].fullmatch(text))
+                if is_replaced:
+                    response = refusal(HTTPConnection(scope), start, text.decode())
+                    await response(scope, receive, send)
+                else:
+                    await send(start)
+                    await send(message)
+                start = None
             elif not is_replaced:
                 await send(message)
 
         await self._app(scope, receive, send_problem)
+
+
+def refusal(request: HTTPConnection, start: Message, text: str) -> ProblemResponse:
+    """Say in a problem what a response of a middleware says, and keep its other headers."""
+    headers = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
+    kept = {name: headers[name] for name in headers.keys() - {"content-type", "content-length"}}
+    return problem(request, start["status"], {"detail": text}, kept)
 
 
 async def answer_as_fastapi_does(request: Request, error: RequestValidationError) -> Response:

@@ -97,6 +97,12 @@ def test_deployed_service_does_not_read_the_example(
         ("DATABASE_URL", "oracle://host/name", "asyncio driver"),
         ("DATABASE_URL", "mysql+asyncmy://host/name", "asyncio driver"),
         ("DATABASE_URL", "sqlite:///./app.db", "asyncio driver"),
+        ("ALLOWED_HOSTS", "https://api.example.com", "names of hosts"),
+        ("ALLOWED_HOSTS", "api.example.com:8000", "names of hosts"),
+        ("ALLOWED_HOSTS", "api.*.com", "names of hosts"),
+        ("ALLOWED_HOSTS", "api.example.com,", "names of hosts"),
+        ("CORS_ORIGINS", "app.example.com", "origins"),
+        ("CORS_ORIGINS", "https://app.example.com/", "origins"),
     ],
 )
 def test_wrong_setting_is_named_with_what_it_should_be(
@@ -105,6 +111,15 @@ def test_wrong_setting_is_named_with_what_it_should_be(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SystemExit, match=rf"{variable}: .*{reason}"):
         load_settings(CoreSettings)
+
+
+@pytest.mark.usefixtures("complete_environment")
+def test_lists_have_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_HOSTS", "localhost, *.example.com")
+    monkeypatch.setenv("CORS_ORIGINS", "https://app.example.com,http://localhost:3000")
+    settings = load_settings(CoreSettings)
+    assert settings.allowed_hosts == ("localhost", "*.example.com")
+    assert settings.cors_origins == ("https://app.example.com", "http://localhost:3000")
 
 
 @pytest.mark.usefixtures("complete_environment")

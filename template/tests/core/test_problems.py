@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
 import pytest
-from fastapi import Body, Depends, FastAPI, HTTPException, status
+from fastapi import Body, Depends, FastAPI, HTTPException, Request, status
+from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, Field, SecretStr
 
@@ -16,6 +17,7 @@ from app.core.problems import (
     ProblemError,
     ValidationProblemDetails,
     add_problem_details,
+    answer_as_fastapi_does,
     declare_problems,
     responses_of,
 )
@@ -170,7 +172,7 @@ UNPRINTABLE = [
     b'{"password": "", "cost": 1e999}',
     b'{"password": "\\ud800"}',
     b'{"password": "", "\\ud800": 1}',
-    b'{"password": ' + b"[" * 900 + b"]" * 900 + b"}",
+    b'{"password": ' + b"[" * 600 + b"]" * 600 + b"}",
 ]
 
 
@@ -198,6 +200,16 @@ async def test_unprintable_request_is_refused_without_problem_details(
     )
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"][0] == "body"
+
+
+async def test_request_that_is_too_deep_to_print_is_refused() -> None:
+    deep: list[Any] = []
+    for _ in range(100_000):
+        deep = [deep]
+    part = {"loc": ("body",), "msg": "Too deep", "type": "deep"}
+    error = RequestValidationError([{**part, "input": deep}])
+    response = await answer_as_fastapi_does(Request({"type": "http"}), error)
+    assert json.loads(bytes(response.body)) == {"detail": [{**part, "loc": ["body"]}]}
 
 
 @pytest.mark.usefixtures("problem_details")
