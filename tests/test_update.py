@@ -238,7 +238,7 @@ def check_answered(project: Project, *, example: bool) -> str:
 def test_edits_that_many_teams_make_are_merged(releases: Path, tmp_path: Path) -> None:
     edits = {
         "ruff.toml": ('    "S101", ', '    "S104", # ours\n    "S101", '),
-        ".coveragerc": ("# fail_under = 100 would", "fail_under = 60\n# fail_under = 100 would"),
+        ".coveragerc": ("# To make the checks fail", "fail_under = 60\n# To make the checks fail"),
         "Dockerfile": ("RUN useradd", "RUN apt-get update && apt-get install -y git\nRUN useradd"),
     }
     project = render(releases, tmp_path / "project", {}, PRESENT)
