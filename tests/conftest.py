@@ -39,7 +39,12 @@ PROJECTS: dict[str, Answers] = {
     },
 }
 
-collect_ignore = ["typical_user", "neighbours", "orders"]  # what goes into rendered projects
+collect_ignore = [
+    "typical_user",
+    "neighbours",
+    "orders",
+    "unhurried",
+]  # what goes into rendered projects
 
 # What tests record, and how it is headed at the end of the run.
 SUMMARIES = {

@@ -32,9 +32,9 @@ class Server:
     url: str
     log: Path
 
-    def stop(self) -> str:
+    def stop(self, told_by: signal.Signals = signal.SIGTERM) -> str:
         """Ask it to end, wait until it has, and return what it said."""
-        self.process.send_signal(signal.SIGTERM)
+        self.process.send_signal(told_by)
         self.process.wait(STOPS_WITHIN)
         return self.log.read_text(encoding="utf-8")
 

@@ -12,7 +12,7 @@ from app.core import health
 from app.core.config import ServiceSettings
 from app.core.database import create_engine, create_session_factory, pool_options
 from app.core.problems import answer_as_fastapi_does
-from app.core.stopping import EventStreamMiddleware, EventStreams, when_told_to_stop
+from app.core.stopping import Stopping, StoppingMiddleware, when_told_to_stop
 from app.core.tracebacks import shorten
 from app.core.web_security import add_web_security
 from app.database import ENGINE_OPTIONS
@@ -29,15 +29,15 @@ def build_app(
 ) -> FastAPI:
     """Build a FastAPI application with logging, the database and the health probes.
 
-    `app.state` holds `settings` and `session_factory`, and `request.state.core` is `app.state`, for
-    what is mounted. `lifespan` runs around all requests, with the database at hand; what it yields
-    is `request.state`. `engine_options` go to the application's engine, and prevail over those that
-    the settings and app/database.py name; the other options go to FastAPI.
+    `app.state` holds `settings`, `session_factory` and `stopping`, and `request.state.core` is
+    `app.state`, for what is mounted. `lifespan` runs around all requests, with the database at
+    hand; what it yields is `request.state`. `engine_options` go to the application's engine, and
+    prevail over those that the settings and app/database.py name; the other options go to FastAPI.
     """
     own = {**ENGINE_OPTIONS, **(engine_options or {})}
     pool = {} if "poolclass" in own else pool_options(settings)  # NullPool has no size, for one
     engine = create_engine(settings.database_url, **{**pool, **own})
-    streams = EventStreams()
+    stopping = Stopping(settings.uvicorn_timeout_graceful_shutdown)
 
     @asynccontextmanager
     async def core_lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
@@ -47,7 +47,7 @@ def build_app(
         if settings.log_level != "DEBUG":
             logging.getLogger("uvicorn.error").addFilter(shorten)
         try:
-            with when_told_to_stop(streams.stop):
+            with when_told_to_stop(stopping.begin):
                 async with lifespan(app) as state:
                     yield {"core": app.state, **(state or {})}
         finally:
@@ -62,8 +62,9 @@ def build_app(
     }
     app = FastAPI(lifespan=core_lifespan, **options)
     app.state.settings = settings
+    app.state.stopping = stopping
     app.state.session_factory = create_session_factory(engine)
-    app.add_middleware(EventStreamMiddleware, streams=streams)
+    app.add_middleware(StoppingMiddleware, stopping=stopping)
     add_web_security(app, settings)
     app.include_router(health.router)
     return app

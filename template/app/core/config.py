@@ -86,6 +86,9 @@ class ServiceSettings(BaseSettings):
     allowed_hosts: Annotated[CommaSeparated, AfterValidator(require_hosts)] = ("*",)
     cors_origins: Annotated[CommaSeparated, AfterValidator(require_origins)] = ()
     api_docs: bool = True  # serve /docs, /redoc and /openapi.json
+    # Seconds that requests have to end when the service is told to stop. uvicorn reads the same
+    # variable, for what the application cannot end, such as a client that reads nothing.
+    uvicorn_timeout_graceful_shutdown: Annotated[int, Field(ge=1)] = 8
 
 
 class CoreSettings(ServiceSettings):

@@ -1,77 +1,157 @@
-"""What happens when the process is told to stop: endless streams end, and the rest is answered."""
+"""What happens when the process is told to stop: streams end, and the rest is answered in time."""
 
 import asyncio
+import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 
-from anyio import CancelScope
+from fastapi import status
+from fastapi.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.core.problems import problem
 
 Handler = Callable[[int, FrameType | None], object]
 
+SOCKET_TIMEOUT = 0.5
+"""Seconds for the endpoint of a WebSocket to notice that the server has closed it."""
 
-class EventStreams:
-    """The streams of server-sent events that are open."""
-
-    def __init__(self) -> None:
-        self._open: set[CancelScope] = set()
-        self._is_stopping = False
-
-    def add(self, stream: CancelScope) -> None:
-        """Note that a stream has begun."""
-        self._open.add(stream)
-        if self._is_stopping:
-            stream.cancel()
-
-    def discard(self, stream: CancelScope) -> None:
-        """Forget a stream that has ended, if it was one."""
-        self._open.discard(stream)
-
-    def stop(self) -> None:
-        """End the streams that are open, and those that are still to begin."""
-        self._is_stopping = True
-        for stream in self._open:
-            stream.cancel()
+logger = logging.getLogger(__name__)
 
 
-class EventStreamMiddleware:
-    """Lets streams of server-sent events end when the service stops.
+class Stopping:
+    """Whether the service stops, and how long each request may then go on.
 
-    A server answers what is in flight before it exits, but such a stream never ends by itself. Its
-    client connects again, and says in `Last-Event-ID` what it has received.
+    `timeout` is in seconds; what takes longer is given up.
     """
 
-    def __init__(self, app: ASGIApp, streams: EventStreams) -> None:
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+        self._began_at: float | None = None
+        self._open: dict[asyncio.Timeout, float] = {}
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether the service has been told to stop."""
+        return self._began_at is not None
+
+    def begin(self) -> None:
+        """Stop. Supervisors may say so twice, to a parent process and to its children."""
+        if self._began_at is None:
+            self._began_at = asyncio.get_running_loop().time()
+            for request, seconds in self._open.items():
+                request.reschedule(self._began_at + seconds)
+
+    def limit(self, request: asyncio.Timeout, seconds: float) -> None:
+        """Let a request go on for so many seconds after the service was told to stop."""
+        self._open[request] = seconds
+        if self._began_at is not None and not request.expired():
+            request.reschedule(self._began_at + seconds)
+
+    @asynccontextmanager
+    async def limited(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
+        """Cancel what runs within, once its time is over; `expired()` of what it gives says so."""
+        try:
+            async with asyncio.timeout(None) as request:
+                self.limit(request, seconds)
+                try:
+                    yield request
+                finally:
+                    del self._open[request]
+        except TimeoutError:
+            if not request.expired():
+                raise
+
+
+class StoppingMiddleware:
+    """Lets requests end in time when the service stops.
+
+    A server answers what is in flight before it exits, however long that takes. Here, streams of
+    server-sent events end at once: they never do so by themselves, and their clients connect again,
+    and say in `Last-Event-ID` what they have received. WebSockets are closed by the server, with
+    1012; an endpoint that does not receive, and so cannot notice, ends soon after. All else has the
+    time of `stopping`, and then is answered 503, or cut off if its response has begun.
+    """
+
+    def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
         self._app = app
-        self._streams = streams
+        self._stopping = stopping
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http":
+        if scope["type"] == "http":
+            await self._serve_request(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await self._serve_socket(scope, receive, send)
+        else:
             await self._app(scope, receive, send)
-            return
+
+    async def _serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
+        response: Message | None = None
+        has_ended = False
 
         async def send_and_note(message: Message) -> None:
-            await send(message)
-            if message["type"] == "http.response.start" and begins_event_stream(message):
-                self._streams.add(request)
+            nonlocal response, has_ended
+            if message["type"] == "http.response.start":
+                if self._stopping.has_begun:
+                    message = with_close(message, scope)
+                await send(message)
+                response = message
+                if begins_event_stream(response):
+                    self._stopping.limit(request, 0)
+            else:
+                await send(message)
+                has_ended = not message.get("more_body", False)
 
-        with CancelScope() as request:
-            try:
-                await self._app(scope, receive, send_and_note)
-            finally:
-                self._streams.discard(request)
-        if request.cancelled_caught:
-            await send({"type": "http.response.body", "body": b""})
+        async with self._stopping.limited(self._stopping.timeout) as request:
+            await self._app(scope, receive, send_and_note)
+        if not request.expired():
+            return
+        if response is not None and begins_event_stream(response):
+            if not has_ended:
+                await send({"type": "http.response.body", "body": b""})
+            return
+        logger.warning(
+            "Gave up %s %r, which went on for %d s after the service was told to stop",
+            scope["method"], scope["path"], self._stopping.timeout,
+        )  # fmt: skip
+        if response is None:
+            answer = problem(
+                HTTPConnection(scope),
+                status.HTTP_503_SERVICE_UNAVAILABLE,
+                {"detail": "The service is stopping"},
+                {"Retry-After": "1"},
+            )
+            await answer(scope, receive, send)
+
+    async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def receive_and_note() -> Message:
+            message = await receive()
+            if message["type"] == "websocket.disconnect":
+                self._stopping.limit(socket, self._stopping.timeout)  # it knows, and cleans up
+            return message
+
+        async with self._stopping.limited(SOCKET_TIMEOUT) as socket:
+            await self._app(scope, receive_and_note, send)
 
 
 def begins_event_stream(message: Message) -> bool:
     """Say whether a response that starts so is a stream of server-sent events."""
-    content_type: bytes = dict(message["headers"]).get(b"content-type", b"")
+    content_type: bytes = dict(message.get("headers", ())).get(b"content-type", b"")
     return content_type.startswith(b"text/event-stream")
+
+
+def with_close(message: Message, scope: Scope) -> Message:
+    """Add to a response that its connection ends, where the protocol knows connections.
+
+    A client that reads so does not send its next request while the server closes the connection.
+    """
+    if not scope["http_version"].startswith("1"):
+        return message
+    return {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
 
 
 @contextmanager
