@@ -1,4 +1,4 @@
-"""The fixtures that every test can ask for. Add your own to tests/fixtures.py."""
+"""The fixtures for every test. Add your own to tests/fixtures.py."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -16,7 +16,7 @@ from tests.harness.live_server import serve
 from tests.harness.transaction import RolledBackTransaction
 from tests.http_client import ASGIWebSocketTransport, AsyncClient
 
-if TYPE_CHECKING:  # imported when the environment is the tests'
+if TYPE_CHECKING:  # imported after the environment is set up
     from app.settings import Settings
 
 MakeClient = Callable[..., Awaitable[AsyncClient]]
@@ -32,13 +32,13 @@ pytest_plugins = [
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The backend of all async tests and fixtures. `db_engine` keeps its loop for the whole run."""
+    """The backend of all async tests and fixtures. `db_engine` keeps its event loop open."""
     return "asyncio"
 
 
 @pytest.fixture(scope="session")
 async def db_engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
-    """The engine on the test database, migrated to head; each worker has its own."""
+    """The engine on the migrated test database; each worker has its own."""
     async with databases.shared() as engine:
         yield engine
 
@@ -47,7 +47,7 @@ async def db_engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
 async def running_app(
     db_engine: AsyncEngine, settings: "Settings", rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
-    """The application, its lifespan begun, once for all tests."""
+    """The application in its lifespan, started once for all tests."""
     from app.main import create_app
 
     async with running(create_app(settings)) as running_app:
@@ -61,7 +61,7 @@ async def isolation(
     databases: Databases,
     rolled_back_transaction: RolledBackTransaction,
 ) -> AsyncIterator[Isolation]:
-    """A transaction that is rolled back; marked with `committed`, a database that is cleaned."""
+    """A transaction that is rolled back; with the marker `committed`, a database that is cleaned."""
     isolation = isolation_of(request.node, databases, rolled_back_transaction)
     async with isolation.around_test():
         yield isolation
@@ -69,14 +69,14 @@ async def isolation(
 
 @pytest.fixture
 def app(running_app: RunningApp, isolation: Isolation) -> Iterator[FastAPI]:
-    """The application under test; what a test does to it is undone after the test."""
+    """The application under test; it is restored after each test."""
     with isolation.installed(running_app), running_app.restored():
         yield running_app.app
 
 
 @pytest.fixture
 async def db_session(isolation: Isolation) -> AsyncIterator[AsyncSession]:
-    """A session on what the application reads and writes."""
+    """A session on the data that the application reads and writes."""
     async with isolation.session() as session:
         yield session
 
@@ -85,9 +85,9 @@ async def db_session(isolation: Isolation) -> AsyncIterator[AsyncSession]:
 async def make_client(
     app: FastAPI, running_app: RunningApp, isolation: Isolation
 ) -> AsyncIterator[MakeClient]:
-    """Makes more clients: with other headers, a login, or `raise_app_exceptions=False`.
+    """Creates more clients: with other headers, a log-in, or `raise_app_exceptions=False`.
 
-    The other options are those of AsyncClient.
+    All other options go to AsyncClient.
     """
     asgi_app = IsolatedApp(running_app, isolation)
     async with AsyncExitStack() as clients:
@@ -106,9 +106,9 @@ async def make_client(
 
 @pytest.fixture
 async def client(make_client: MakeClient) -> AsyncClient:
-    """A client of the application over ASGI: no socket, the test's own loop.
+    """A client of the application over ASGI: no socket, and in the test's event loop.
 
-    What the application raises and does not handle is raised in the test.
+    Exceptions that the application does not handle are raised in the test.
     """
     return await make_client()
 
@@ -117,9 +117,9 @@ async def client(make_client: MakeClient) -> AsyncClient:
 async def live_server(
     app: FastAPI, running_app: RunningApp, isolation: Isolation
 ) -> AsyncIterator[str]:
-    """The URL of the application on a port of its own, served in the test's loop.
+    """The URL of the application on a local port, served in the test's event loop.
 
-    For what needs a socket: streams without an end, clients that go away, other programs.
+    For tests that need a socket: endless streams, clients that disconnect, other programs.
     """
     async with serve(IsolatedApp(running_app, isolation)) as url:
         yield url

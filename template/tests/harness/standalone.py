@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from tests.harness.databases import Databases
 
-if TYPE_CHECKING:  # imported when the environment is the tests', or when they are needed
+if TYPE_CHECKING:  # imported after the environment is set up, or when needed
     from app.settings import Settings
     from tests.harness.contract import Contract
 
@@ -26,9 +26,9 @@ def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAP
 
     For sync tests: nothing in it belongs to the event loop of the async tests.
     """
-    from app.main import create_app  # not before the environment is the tests'
+    from app.main import create_app  # only after the environment is set up
 
-    # By name, the guard against async fixtures in plain functions would refuse the test.
+    # If named as a parameter, the guard against async fixtures in sync tests would refuse the test.
     # It is safe here: `anyio_backend` lets anyio run them.
     settings: Settings = request.getfixturevalue("settings")
     url: str = request.getfixturevalue("own_database_url")
@@ -38,7 +38,7 @@ def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAP
 @pytest.fixture
 def contract(standalone_app: FastAPI) -> "Iterator[Contract]":
     """The schemathesis schema of the application, which runs until the end of the test."""
-    from tests.harness.contract import contract_of  # with schemathesis, which takes its time
+    from tests.harness.contract import contract_of  # imports schemathesis, which is slow
 
     with contract_of(standalone_app) as contract:
         yield contract

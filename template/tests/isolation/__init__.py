@@ -1,4 +1,4 @@
-"""Proof, on this machine and this database, that no test can disturb another.
+"""Prove, on your machine and your database, that no test affects another.
 
-The probes bring routes and a table of their own; they depend on no feature of the service.
+The probes have their own routes and their own table, and need no feature of the service.
 """

@@ -1,4 +1,4 @@
-"""The probe application in place of the service, under the same fixtures."""
+"""The fixtures of the project, with the probe application instead of the service."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
@@ -21,7 +21,7 @@ ExpectRefusal = Callable[[str], AbstractContextManager[None]]
 
 @pytest.fixture
 def expect_refusal() -> ExpectRefusal:
-    """Says that a test is refused something here, which does not fail it."""
+    """Expects a refusal, which then does not fail the test."""
 
     @contextmanager
     def expect_refusal(reason: str) -> Iterator[None]:
@@ -35,7 +35,7 @@ def expect_refusal() -> ExpectRefusal:
 
 @pytest.fixture(scope="session")
 async def probe_table(db_engine: AsyncEngine) -> AsyncIterator[None]:
-    """The tables of the probes, and a row that the tests find there."""
+    """The tables of the probes, with one row."""
     async with db_engine.begin() as connection:
         await connection.run_sync(ProbeBase.metadata.create_all)
         await connection.execute(insert(Seed).values(id=1, name="sown"))
@@ -48,7 +48,7 @@ async def probe_table(db_engine: AsyncEngine) -> AsyncIterator[None]:
 async def running_app(
     settings: Settings, probe_table: None, rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
-    """The application with the probe's routes and a lifespan that leaves something to see."""
+    """The application with the routes of the probe, and a lifespan with visible effects."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A small application that does all that makes isolation leak."""
+"""A small application that does everything that makes isolation leak."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +26,7 @@ router = APIRouter(prefix="/probe")
 
 
 class ProbeBase(DeclarativeBase):
-    """Apart from the service's own models, so that no migration knows the tables."""
+    """Separate from the models of the service, so that migrations ignore the tables."""
 
 
 class Note(ProbeBase):
@@ -49,7 +49,7 @@ class Note(ProbeBase):
 
 
 class Seed(ProbeBase):
-    """A row that is there before the tests."""
+    """A row that exists before the tests."""
 
     __tablename__ = "isolation_probe_seeds"
 
@@ -63,7 +63,7 @@ def greeter() -> str:
 
 
 async def save(factory: SessionFactory, name: str) -> None:
-    """Commit a note in a session of its own."""
+    """Commit a note in a separate session."""
     async with factory() as session:
         session.add(Note(name=name))
         await session.commit()

@@ -1,4 +1,4 @@
-"""Real commits: what they show that a rollback cannot, and what is put back after them."""
+"""Committed tests: what they can show, and what is cleaned up after them."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -83,7 +83,7 @@ async def test_session_state_is_gone_after_the_test(isolation: Committed, run: i
     read = "PRAGMA query_only" if is_sqlite else "SELECT current_setting('app.tenant', true)"
     change = "PRAGMA query_only = ON" if is_sqlite else "SET app.tenant = 'a'"
     async with AsyncExitStack() as stack:
-        for _ in range(3):  # or the next test would get another one of the pool
+        for _ in range(3):  # otherwise the pool would give the next test another one
             connection = await stack.enter_async_context(isolation.engine.connect())
             await connection.execution_options(**READ_ONLY)
             assert await connection.scalar(text(read)) in {0, None, ""}

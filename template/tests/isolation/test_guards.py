@@ -1,4 +1,4 @@
-"""Mistakes that would fail some later test fail the test that makes them."""
+"""A mistake fails the test that makes it, not a later one."""
 
 import asyncio
 import os
@@ -149,7 +149,7 @@ async def test_timers_run_on_where_the_clock_stands_still(monkeypatch: pytest.Mo
     assert asyncio.get_running_loop().time() > 0
 
 
-@pytest.mark.timeout(120)  # it runs pytest, which takes its time to start
+@pytest.mark.timeout(120)  # it runs pytest, which starts slowly
 async def test_faulty_tests_fail_and_leave_the_others_alone(
     db_engine: AsyncEngine, tmp_path: Path
 ) -> None:
@@ -169,9 +169,9 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     )
     output = (result.stdout + result.stderr).decode()
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, output
-    # On a build server, pytest repeats the errors whole in its summary.
+    # In CI, pytest repeats the errors in full in its summary.
     failures = output.partition("short test summary info")[0]
-    # What a test leaves behind is an error of its teardown: the test itself has passed.
+    # Leftovers are errors of the teardown; the test itself has passed.
     assert "5 failed, 8 passed, 1 skipped, 1 xfailed, 9 errors" in output
     assert failures.count("left a task running: fail_later") == 2
     assert "not ended all of its transactions: 1 still open" in failures

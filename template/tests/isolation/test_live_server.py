@@ -1,4 +1,4 @@
-"""A real server in the test's loop, inside the test's transaction."""
+"""A real server in the test's event loop and transaction."""
 
 import asyncio
 

@@ -18,7 +18,7 @@ from tests.harness.network import hosts_of, network, run_for_all_tests
 from tests.http_client import AsyncClient
 from tests.isolation.conftest import ExpectRefusal
 
-NAME, ADDRESS = "api.example.com", "192.0.2.1"  # RFC 5737: nobody has that address
+NAME, ADDRESS = "api.example.com", "192.0.2.1"  # RFC 5737: an address for documentation
 Started = Callable[[], Awaitable[object]]
 
 
@@ -160,7 +160,7 @@ def test_hosts_of_the_test_database_are_allowed(url: str, hosts: list[str]) -> N
     assert hosts_of(make_url(url)) == hosts
 
 
-# ---- On behalf of no test ----
+# ---- Refusals that no single test is to blame for ----
 
 
 @pytest.fixture(scope="module")

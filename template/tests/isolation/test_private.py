@@ -1,4 +1,4 @@
-"""What the harness knows of other packages is still so: see tests/harness/private.py."""
+"""The private APIs in tests/harness/private.py have not changed."""
 
 import asyncio
 import threading

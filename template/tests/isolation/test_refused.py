@@ -1,4 +1,4 @@
-"""What cannot be shown in a rolled-back test is refused, by a sentence that names the way out."""
+"""A rolled-back test refuses what it cannot show, and says what to do instead."""
 
 import os
 

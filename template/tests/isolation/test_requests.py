@@ -1,4 +1,4 @@
-"""The requests of one test: each by itself, whatever the others do."""
+"""The requests of a test do not affect each other."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""One test's rows: seen by all its requests, gone when it is over."""
+"""All requests of a test see its rows, and no later test does."""
 
 import asyncio
 

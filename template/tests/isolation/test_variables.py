@@ -1,4 +1,4 @@
-"""Context variables: a test has those of its fixtures, and leaves none to the tests after it."""
+"""A test sees the context variables of its fixtures, and leaves none behind."""
 
 from collections.abc import AsyncIterator, Iterator
 from contextvars import ContextVar

@@ -1,6 +1,6 @@
-"""Every operation of the OpenAPI document, called with what it allows and what it forbids.
+"""Call every operation of the OpenAPI document with valid and invalid input.
 
-Where there is a log-in, a fixture `contract_headers` in tests/fixtures.py returns its headers.
+If there is a log-in, define a fixture `contract_headers` in tests/fixtures.py with its headers.
 """
 
 import pytest
@@ -11,7 +11,7 @@ LEFT_OUT: set[str] = set()
 """The operations that are not called, such as "POST /payments"."""
 
 
-@pytest.mark.timeout(180)  # some hundred requests
+@pytest.mark.timeout(180)  # a few hundred requests
 def test_every_operation_answers_as_declared(
     contract: Contract, contract_headers: dict[str, str], subtests: pytest.Subtests
 ) -> None:

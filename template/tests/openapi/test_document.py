@@ -1,4 +1,4 @@
-"""The OpenAPI document, which clients are made from, compared with what was accepted before."""
+"""Compare the OpenAPI document, from which clients are generated, with the accepted one."""
 
 from fastapi import FastAPI
 from syrupy.assertion import SnapshotAssertion

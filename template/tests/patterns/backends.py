@@ -1,8 +1,8 @@
-"""Running what needs no database on asyncio and on trio.
+"""Run code without a database on asyncio and on trio.
 
-The database drivers work on asyncio only. And while the engine of the session holds the loop of
-all async tests, the parameter `trio` of `anyio_backend` would be passed over in silence. So these
-tests are plain functions, and bring a loop of their own, in a thread of its own.
+The database drivers need asyncio. And while the engine of the session holds the event loop of all
+async tests, the parameter `trio` of `anyio_backend` is silently ignored. Therefore these tests are
+sync, and run their own event loop in a thread.
 """
 
 from collections.abc import Awaitable, Callable
@@ -15,7 +15,7 @@ on_both_backends = pytest.mark.parametrize("backend", ["asyncio", "trio"])
 
 
 def run_on(backend: str, check: Callable[[], Awaitable[None]]) -> None:
-    """Run `check` on `backend`, and make sure that this is where it runs."""
+    """Run `check` on `backend`, and assert that it really runs there."""
 
     async def run() -> None:
         assert sniffio.current_async_library() == backend
