@@ -288,7 +288,7 @@ WATCHED = [
         Mutant(
             "every token opens the first account",
             USERS.format("dependencies"),
-            "await session.get(User, user_id)",
+            "await session.get(User, access_token.user_id)",
             "await session.get(User, 1)",
         ),
     ),
