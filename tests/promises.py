@@ -184,7 +184,7 @@ SPEAKS_OF = {
     ("database", "postgresql"): r"postgres|asyncpg|pgserver|psycopg",
     ("example", True): r"app[./](users|items)|/(users|items)\b|\b(users|items)/|class (User|Item)\b"
     r"|\b(jwt|pyjwt|pwdlib|argon2\w*|multipart|email.validator|access_token|password_hash"
-    r"|smtp\w*|aiosmtp\w*|email_from|e-mail|polyfactory|time.machine"
+    r"|pyrate\w*|smtp\w*|aiosmtp\w*|email_from|e-mail|polyfactory|time.machine"
     r"|dirty.equals|accounts?|stamina|breach\w*)\b",
     ("ci", "github"): r"[gG]it[hH]ub(?!\.com/)|\bActions\b",
     ("ci", "gitlab"): r"[gG]it[lL]ab|\bCI_[A-Z]",
@@ -252,7 +252,7 @@ DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
     ("http_client", "httpx"): {"httpx", "httpx-ws"},
     ("http_client", "httpx2"): {"httpx2"},
     ("example", True): {
-        *("email-validator", "python-multipart", "pwdlib", "pyjwt", "aiosmtplib"),
+        *("email-validator", "python-multipart", "pwdlib", "pyjwt", "pyrate-limiter", "aiosmtplib"),
         *("aiosmtpd", "dirty-equals", "polyfactory", "time-machine", "httpx2", "stamina"),
     },
 }

@@ -1,4 +1,4 @@
-"""What endpoints ask for: the user who calls, ways to hash passwords and to send e-mail, an API."""
+"""What endpoints ask for: the user who calls, and what the lifespan has opened for all requests."""
 
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from app.core.database import SessionDep
 from app.core.dependencies import SettingsDep
 from app.users.breaches import Breaches
 from app.users.email import EmailSender, LogSender, SmtpSender
+from app.users.log_in_limits import LogInLimits
 from app.users.models import User
 from app.users.security import AccessToken, Passwords, read_access_token
 
@@ -73,3 +74,12 @@ async def get_passwords(connection: HTTPConnection) -> Passwords:
 
 
 PasswordsDep = Annotated[Passwords, Depends(get_passwords)]
+
+
+async def get_log_in_limits(connection: HTTPConnection) -> LogInLimits:
+    """Return what counts the application's log-ins."""
+    limits: LogInLimits = connection.state.log_in_limits
+    return limits
+
+
+LogInLimitsDep = Annotated[LogInLimits, Depends(get_log_in_limits)]

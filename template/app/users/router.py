@@ -2,13 +2,20 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Form, HTTPException, status
+from fastapi import APIRouter, BackgroundTasks, Form, HTTPException, Request, Response, status
 
 from app.core.database import SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
 from app.core.problems import responses_of
 from app.users import service
-from app.users.dependencies import BreachesDep, CurrentUser, EmailSenderDep, PasswordsDep
+from app.users.dependencies import (
+    BreachesDep,
+    CurrentUser,
+    EmailSenderDep,
+    LogInLimitsDep,
+    PasswordsDep,
+)
+from app.users.log_in_limits import TooManyLogInsError
 from app.users.models import User
 from app.users.schemas import LogIn, Token, UserCreate, UserRead
 from app.users.security import create_access_token
@@ -40,15 +47,22 @@ async def sign_up(
 
 @router.post(
     "/token",
-    responses={status.HTTP_401_UNAUTHORIZED: {"description": "Wrong address or password"}},
+    responses={
+        status.HTTP_401_UNAUTHORIZED: {"description": "Wrong address or password"},
+        **responses_of(TooManyLogInsError),
+    },
 )
 async def log_in(
     data: Annotated[LogIn, Form()],
     session: SessionDep,
     passwords: PasswordsDep,
+    limits: LogInLimitsDep,
     settings: SettingsDep,
+    request: Request,
+    response: Response,
 ) -> Token:
     """Trade an address and a password for an access token."""
+    limits.count(data.username, request.client.host if request.client else "")
     user = await service.authenticate(session, data, passwords)
     if user is None:
         raise HTTPException(
@@ -56,6 +70,7 @@ async def log_in(
             "Wrong address or password",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    response.headers["Cache-Control"] = "no-store"  # as RFC 6749 wants it
     return Token(access_token=create_access_token(user.id, settings))
 
 
