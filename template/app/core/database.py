@@ -99,6 +99,7 @@ def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
     cursor = dbapi_connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA journal_mode = WAL")
+    # A commit survives a killed process. When the machine loses power, the last ones may be lost.
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 
