@@ -1,19 +1,28 @@
 """What the items' endpoints have in common."""
 
+from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Depends, HTTPException, WebSocket, WebSocketException, status
+from anyio.streams.memory import MemoryObjectReceiveStream
+from fastapi import Depends, WebSocket, WebSocketException, status
 from fastapi.requests import HTTPConnection
 from fastapi.security.utils import get_authorization_scheme_param
 
 from app.core.database import SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
 from app.core.schemas import ResourceId
-from app.items.feed import Feed
+from app.items.feed import Feed, TooManyStreamsError
 from app.items.models import Item
+from app.items.schemas import ItemEvent
 from app.items.service import get_item
-from app.users.dependencies import CurrentUser, get_access_token, get_current_user
+from app.users.dependencies import (
+    CurrentUser,
+    InvalidTokenError,
+    get_access_token,
+    get_current_user,
+)
 from app.users.models import User
+from app.users.security import AccessToken
 
 
 async def get_owned_item(item_id: ResourceId, session: SessionDep, user: CurrentUser) -> Item:
@@ -39,10 +48,23 @@ async def get_feed(connection: HTTPConnection) -> Feed:
 FeedDep = Annotated[Feed, Depends(get_feed)]
 
 
-async def get_socket_user(
-    websocket: WebSocket, factory: SessionFactoryDep, settings: SettingsDep
-) -> User:
-    """Return the user whose token came with the WebSocket. Raises WebSocketException 1008.
+Events = MemoryObjectReceiveStream[ItemEvent]
+
+
+async def follow_own_items(user: CurrentUser, feed: FeedDep) -> AsyncIterator[Events]:
+    """Yield the events of the user's items, until the response is sent.
+
+    Raises TooManyStreamsError.
+    """
+    with feed.follow(user.id) as events:
+        yield events
+
+
+EventsDep = Annotated[Events, Depends(follow_own_items)]
+
+
+async def get_socket_token(websocket: WebSocket, settings: SettingsDep) -> AccessToken:
+    """Return what the token says that came with the WebSocket. Raises WebSocketException 1008.
 
     The token is in the header `Authorization: Bearer TOKEN`. A browser cannot set that one, but
     can offer subprotocols: `new WebSocket(url, ["bearer", TOKEN])`. A token in the URL would
@@ -54,11 +76,36 @@ async def get_socket_user(
     if scheme.lower() != "bearer":
         token = ""
     try:
-        access_token = await get_access_token(token, settings)
+        return await get_access_token(token, settings)
+    except InvalidTokenError as error:
+        raise WebSocketException(status.WS_1008_POLICY_VIOLATION, error.detail) from error
+
+
+SocketToken = Annotated[AccessToken, Depends(get_socket_token)]
+
+
+async def get_socket_user(access_token: SocketToken, factory: SessionFactoryDep) -> User:
+    """Return the user whose token came with the WebSocket. Raises WebSocketException 1008."""
+    try:
         async with factory() as session:  # closed before the socket opens, which may be for hours
             return await get_current_user(access_token, session)
-    except HTTPException as error:
+    except InvalidTokenError as error:
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, error.detail) from error
 
 
 SocketUser = Annotated[User, Depends(get_socket_user)]
+
+
+async def follow_by_socket(user: SocketUser, feed: FeedDep) -> AsyncIterator[Events]:
+    """Yield the events of the user's items, as long as the WebSocket is open.
+
+    Raises WebSocketException 1013 when too many are open.
+    """
+    try:
+        with feed.follow(user.id) as events:
+            yield events
+    except TooManyStreamsError as error:
+        raise WebSocketException(status.WS_1013_TRY_AGAIN_LATER, error.title) from error
+
+
+SocketEvents = Annotated[Events, Depends(follow_by_socket)]

@@ -6,14 +6,25 @@ database or a message broker instead.
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import count
 
-from anyio import WouldBlock, create_memory_object_stream
+from anyio import EndOfStream, WouldBlock, create_memory_object_stream, fail_after
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from fastapi import status
 
+from app.core.problems import ProblemError
 from app.items.schemas import ItemEvent, ItemEventKind, ItemRead
+
+
+class TooManyStreamsError(ProblemError):
+    """The user follows the feed too often already."""
+
+    status_code = status.HTTP_429_TOO_MANY_REQUESTS
+    type = "urn:problem-type:too-many-streams"
+    title = "Too many streams of the account are open"
 
 
 class Feed:
@@ -21,13 +32,15 @@ class Feed:
 
     `memory` is how many events are kept, those of all owners together. `backlog` is how many
     a follower may leave unread: whoever has more is dropped, and does not hold up the others.
+    `followers` is how many an owner may have at once.
     """
 
-    def __init__(self, memory: int = 1000, backlog: int = 100) -> None:
+    def __init__(self, memory: int = 1000, backlog: int = 100, followers: int = 10) -> None:
         # From the clock on: the ids of a process are greater than those of the one before.
         self._ids = count(time.time_ns() // 1000)
         self._recent: deque[ItemEvent] = deque(maxlen=memory)
         self._backlog = backlog
+        self._limit = followers
         self._followers: defaultdict[int, set[MemoryObjectSendStream[ItemEvent]]] = defaultdict(set)
 
     def publish(self, kind: ItemEventKind, item: ItemRead) -> None:
@@ -48,7 +61,12 @@ class Feed:
 
     @contextmanager
     def follow(self, owner_id: int) -> Iterator[MemoryObjectReceiveStream[ItemEvent]]:
-        """Give the stream of the owner's events from now on. It ends when too many are unread."""
+        """Give the stream of the owner's events from now on. It ends when too many are unread.
+
+        Raises TooManyStreamsError.
+        """
+        if self.count_followers(owner_id) >= self._limit:
+            raise TooManyStreamsError
         follower, events = create_memory_object_stream[ItemEvent](self._backlog)
         self._followers[owner_id].add(follower)
         try:
@@ -67,3 +85,16 @@ class Feed:
     def count_followers(self, owner_id: int) -> int:
         """Say how many follow the owner's events."""
         return len(self._followers.get(owner_id, ()))
+
+
+async def events_until(
+    moment: datetime, events: MemoryObjectReceiveStream[ItemEvent]
+) -> AsyncIterator[ItemEvent]:
+    """Yield the events of a stream as they come. Raises TimeoutError at the `moment`."""
+    while True:
+        with fail_after((moment - datetime.now(UTC)).total_seconds()):
+            try:
+                event = await events.receive()
+            except EndOfStream:
+                return
+        yield event

@@ -13,7 +13,15 @@ from app.core.database import SessionDep
 from app.core.pages import Page
 from app.core.problems import responses_of
 from app.items import service
-from app.items.dependencies import FeedDep, LockedItem, OwnedItem, SocketUser
+from app.items.dependencies import (
+    EventsDep,
+    FeedDep,
+    LockedItem,
+    OwnedItem,
+    SocketEvents,
+    SocketToken,
+)
+from app.items.feed import TooManyStreamsError, events_until
 from app.items.models import Item
 from app.items.schemas import (
     EventId,
@@ -25,7 +33,7 @@ from app.items.schemas import (
     ItemUpdate,
 )
 from app.items.service import ItemNotFoundError
-from app.users.dependencies import CurrentUser
+from app.users.dependencies import AccessTokenDep, CurrentUser
 
 router = APIRouter(prefix="/items", tags=["items"])
 NOT_FOUND = responses_of(ItemNotFoundError)
@@ -47,24 +55,28 @@ async def list_items(
     return await service.list_items(session, user, query)
 
 
-@router.get("/feed", response_class=EventSourceResponse)
+@router.get(
+    "/feed", response_class=EventSourceResponse, responses=responses_of(TooManyStreamsError)
+)
 async def stream_items(
     user: CurrentUser,
+    access_token: AccessTokenDep,
     feed: FeedDep,
+    events: EventsDep,
     last_event_id: Annotated[EventId | SkipJsonSchema[None], Header()] = None,
     follow: bool = True,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Follow what happens to one's own items, as server-sent events.
+    """Follow what happens to one's own items, as server-sent events, until the token expires.
 
     With `Last-Event-ID`, as browsers send it when they connect again, begins with what was missed.
     With `follow=false`, sends what is remembered and ends.
     """
-    with feed.follow(user.id) as events:
-        if last_event_id is not None or not follow:
-            for event in feed.recent(user.id, after=last_event_id or 0):
-                yield server_sent(event)
-        if follow:
-            async for event in events:
+    if last_event_id is not None or not follow:
+        for event in feed.recent(user.id, after=last_event_id or 0):
+            yield server_sent(event)
+    if follow:
+        with suppress(TimeoutError):
+            async for event in events_until(access_token.expires_at, events):
                 yield server_sent(event)
 
 
@@ -74,24 +86,31 @@ def server_sent(event: ItemEvent) -> ServerSentEvent:
 
 
 @router.websocket("/feed")
-async def follow_items(websocket: WebSocket, user: SocketUser, feed: FeedDep) -> None:
-    """Follow what happens to one's own items. Closes with 1013 when the client reads too slowly."""
-    with feed.follow(user.id) as events:
-        offered = websocket.scope.get("subprotocols", ())
-        await websocket.accept(subprotocol="bearer" if "bearer" in offered else None)
-        async with create_task_group() as tasks:
+async def follow_items(
+    websocket: WebSocket, access_token: SocketToken, events: SocketEvents
+) -> None:
+    """Follow what happens to one's own items.
 
-            async def leave_with_client() -> None:
-                while (await websocket.receive())["type"] != "websocket.disconnect":
-                    pass
-                tasks.cancel_scope.cancel()
+    Closes with 1008 when the token expires, with 1013 when the client reads too slowly.
+    """
+    offered = websocket.scope.get("subprotocols", ())
+    await websocket.accept(subprotocol="bearer" if "bearer" in offered else None)
+    async with create_task_group() as tasks:
 
-            tasks.start_soon(leave_with_client)
-            with suppress(WebSocketDisconnect):
-                async for event in events:
+        async def leave_with_client() -> None:
+            while (await websocket.receive())["type"] != "websocket.disconnect":
+                pass
+            tasks.cancel_scope.cancel()
+
+        tasks.start_soon(leave_with_client)
+        with suppress(WebSocketDisconnect):
+            try:
+                async for event in events_until(access_token.expires_at, events):
                     await websocket.send_text(event.model_dump_json())
                 await websocket.close(status.WS_1013_TRY_AGAIN_LATER)
-            tasks.cancel_scope.cancel()
+            except TimeoutError:
+                await websocket.close(status.WS_1008_POLICY_VIOLATION)
+        tasks.cancel_scope.cancel()
 
 
 # After /items/feed, which would be read as an item's id.

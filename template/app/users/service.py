@@ -19,7 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 class EmailTakenError(ProblemError):
-    """Another account has the address."""
+    """Another account has the address.
+
+    So a sign-up tells who has an account. To hide that, it would have to answer all addresses alike
+    and make the account when its owner follows a link in an e-mail.
+    """
 
     status_code = status.HTTP_409_CONFLICT
     type = "urn:problem-type:email-taken"

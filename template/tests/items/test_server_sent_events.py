@@ -1,15 +1,22 @@
 """The live feed as server-sent events: over ASGI where the stream ends, over a socket where not."""
 
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
+from time_machine import TimeMachineFixture
 
 from app.items.feed import Feed
 from app.items.schemas import ItemRead
+from app.settings import Settings
 from app.users.models import User
 from tests.http_client import AsyncClient, Response
 from tests.items.factories import ItemFactory
+from tests.users.fixtures import ClientFor
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -101,6 +108,31 @@ async def test_endless_stream_begins_with_what_was_missed(
     async with live_client, live_client.stream("GET", "/items/feed", headers=headers) as response:
         with anyio.fail_after(5):
             assert "missed" in (await anext(events_of(response)))["data"]
+
+
+async def test_stream_ends_when_its_token_expires(
+    client_for: ClientFor, owner: User, settings: Settings, time_machine: TimeMachineFixture
+) -> None:
+    time_machine.move_to(NOON, tick=False)
+    client = await client_for(owner)
+    lifetime = timedelta(minutes=settings.access_token_minutes)
+    time_machine.move_to(NOON + lifetime - timedelta(milliseconds=10), tick=False)
+    with anyio.fail_after(5):
+        response = await client.get("/items/feed")
+    assert (response.status_code, response.text) == (200, "")
+
+
+async def test_one_stream_too_many_is_refused(
+    feed: Feed, owner_client: AsyncClient, stranger_client: AsyncClient, owner: User
+) -> None:
+    with ExitStack() as streams:
+        for _ in range(10):
+            streams.enter_context(feed.follow(owner.id))
+        response = await owner_client.get("/items/feed?follow=false")
+        assert response.status_code == 429
+        assert response.json()["type"] == "urn:problem-type:too-many-streams"
+        assert (await stranger_client.get("/items/feed?follow=false")).status_code == 200
+    assert (await owner_client.get("/items/feed?follow=false")).status_code == 200
 
 
 async def test_client_that_goes_away_is_forgotten(

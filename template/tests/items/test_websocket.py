@@ -1,10 +1,15 @@
 """The live feed over WebSocket: on the test's own loop, in the test's transaction."""
 
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+
 import anyio
 import pytest
+from time_machine import TimeMachineFixture
 
 from app.items.feed import Feed
 from app.items.schemas import ItemRead
+from app.settings import Settings
 from app.users.models import User
 from tests.conftest import MakeClient
 from tests.http_client import (
@@ -14,6 +19,9 @@ from tests.http_client import (
     connect_websocket,
 )
 from tests.items.factories import ItemFactory
+from tests.users.fixtures import ClientFor
+
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 
 async def receive_title(socket: AsyncWebSocketSession) -> tuple[str, str]:
@@ -126,6 +134,33 @@ async def test_client_that_reads_too_slowly_is_closed_with_1013(
         received, code = await receive_until_closed(socket)
     assert code == 1013
     assert 3 <= received < 5
+
+
+async def test_socket_closes_with_1008_when_its_token_expires(
+    client_for: ClientFor, owner: User, settings: Settings, time_machine: TimeMachineFixture
+) -> None:
+    time_machine.move_to(NOON, tick=False)
+    client = await client_for(owner)
+    lifetime = timedelta(minutes=settings.access_token_minutes)
+    time_machine.move_to(NOON + lifetime - timedelta(milliseconds=10), tick=False)
+    async with connect_websocket(client, "/items/feed") as socket:
+        assert await receive_until_closed(socket) == (0, 1008)
+
+
+async def test_one_socket_too_many_is_closed_with_1013(
+    feed: Feed, owner_client: AsyncClient, stranger_client: AsyncClient, owner: User
+) -> None:
+    with ExitStack() as streams:
+        for _ in range(10):
+            streams.enter_context(feed.follow(owner.id))
+        with pytest.raises(WebSocketDisconnect) as refusal:
+            async with connect_websocket(owner_client, "/items/feed"):
+                pytest.fail("The socket opened.")
+        assert refusal.value.code == 1013
+        async with connect_websocket(stranger_client, "/items/feed"):
+            pass
+    async with connect_websocket(owner_client, "/items/feed"):
+        pass
 
 
 async def test_client_that_goes_away_is_forgotten(
