@@ -220,7 +220,7 @@ def delete_the_items(path: Path) -> None:
     shutil.rmtree(path / "app/items")
     shutil.rmtree(path / "tests/items")
     edit(path / "app/main.py", r"^from app\.items[^\n]+\n", "")
-    edit(path / "app/main.py", r", \"feed\": Feed\(\)", "")
+    edit(path / "app/main.py", r",\s+\"feed\": Feed\(\)", "")
     edit(path / "app/main.py", r"^ +app\.include_router\(items_router\)\n", "")
     edit(path / "app/models.py", r"^from app\.items[^\n]+\n", "")
     edit(path / "app/models.py", r'"Item", ("Tag", )?', "")
