@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from typing import Any, Literal
 
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
-from sqlalchemy import Connection
+from sqlalchemy import Connection, func, inspect, select, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 import app.models  # noqa: F401  (fills Base.metadata)
@@ -21,6 +22,10 @@ from app.settings import Settings
 with suppress(ImportError):  # only where the database is PostgreSQL
     # Alembic itself creates the type of an enum with its table, but never drops or changes it.
     import alembic_postgresql_enum  # noqa: F401
+
+
+LOCK = 5_279_204_163_172_117_741  # any number, as long as it is always the same
+LOCK_INTERVAL = 0.2  # seconds
 
 
 def configure(**options: Any) -> None:
@@ -71,6 +76,53 @@ def check_foreign_keys(connection: Connection) -> None:
         raise IntegrityError(statement, None, ValueError("; ".join(sorted(broken))))
 
 
+@contextmanager
+def one_at_a_time(connection: Connection) -> Iterator[None]:
+    """Let others that migrate the same database wait; on SQLite, its transactions do."""
+    if connection.dialect.name != "postgresql" or connection.in_transaction():
+        yield
+        return
+    # Who waits in pg_advisory_lock would itself hold up CREATE INDEX CONCURRENTLY.
+    while not connection.scalar(select(func.pg_try_advisory_lock(LOCK))):
+        connection.rollback()
+        time.sleep(LOCK_INTERVAL)
+    connection.commit()
+    try:
+        yield
+    finally:
+        if not connection.invalidated:
+            connection.scalar(select(func.pg_advisory_unlock(LOCK)))
+            connection.commit()
+
+
+@contextmanager
+def numbers_kept(connection: Connection) -> Iterator[None]:
+    """Let tables on SQLite that are replaced number their rows on from where they were.
+
+    Otherwise a new one begins after the last row that is left: see `number_rows_once`.
+    """
+    before = sequences(connection)
+    yield
+    for name, number in before.items():
+        values = {"name": name, "number": max(number, sequences(connection).get(name, 0))}
+        connection.execute(text("DELETE FROM sqlite_sequence WHERE name = :name"), values)
+        connection.execute(text(KEEP_NUMBER), values)
+
+
+KEEP_NUMBER = """
+    INSERT INTO sqlite_sequence (name, seq)
+    SELECT name, :number FROM sqlite_schema WHERE type = 'table' AND name = :name
+"""
+
+
+def sequences(connection: Connection) -> dict[str, int]:
+    """Return the highest number that each table on SQLite has given to a row."""
+    if connection.dialect.name != "sqlite" or not inspect(connection).has_table("sqlite_sequence"):
+        return {}
+    rows = connection.execute(text("SELECT name, seq FROM sqlite_sequence"))
+    return {name: number or 0 for name, number in rows}
+
+
 def migrate(connection: Connection) -> None:
     """Run the migrations that the command asks for on `connection`."""
     configure(
@@ -79,7 +131,12 @@ def migrate(connection: Connection) -> None:
         render_as_batch=connection.dialect.name == "sqlite",
         transactional_ddl=True,  # also on SQLite, as app.core.database begins transactions there
     )
-    with foreign_keys_ignored(connection), context.begin_transaction():
+    with (
+        one_at_a_time(connection),
+        foreign_keys_ignored(connection),
+        context.begin_transaction(),
+        numbers_kept(connection),
+    ):
         context.run_migrations()
         check_foreign_keys(connection)
 

@@ -10,10 +10,12 @@ from fastapi.exceptions import RequestValidationError
 
 from app.core import health
 from app.core.config import ServiceSettings
-from app.core.database import create_engine, create_session_factory, pool_options
+from app.core.database import complete_options, create_engine, create_session_factory
+from app.core.migrations import read_revisions
 from app.core.problems import answer_as_fastapi_does
 from app.core.stopping import Stopping, StoppingMiddleware, when_told_to_stop
 from app.core.tracebacks import shorten
+from app.core.unavailable import answer_database_errors
 from app.core.web_security import add_web_security
 from app.database import ENGINE_OPTIONS
 
@@ -35,8 +37,7 @@ def build_app(
     prevail over those that the settings and app/database.py name; the other options go to FastAPI.
     """
     own = {**ENGINE_OPTIONS, **(engine_options or {})}
-    pool = {} if "poolclass" in own else pool_options(settings)  # NullPool has no size, for one
-    engine = create_engine(settings.database_url, **{**pool, **own})
+    engine = create_engine(settings.database_url, **complete_options(own, settings))
     stopping = Stopping(settings.uvicorn_timeout_graceful_shutdown)
 
     @asynccontextmanager
@@ -46,6 +47,7 @@ def build_app(
         )
         if settings.log_level != "DEBUG":
             logging.getLogger("uvicorn.error").addFilter(shorten)
+        read_revisions()  # takes a while
         try:
             with when_told_to_stop(stopping.begin):
                 async with lifespan(app) as state:
@@ -64,6 +66,8 @@ def build_app(
     app.state.settings = settings
     app.state.stopping = stopping
     app.state.session_factory = create_session_factory(engine)
+    app.state.readiness = health.Readiness()
+    answer_database_errors(app)
     app.add_middleware(StoppingMiddleware, stopping=stopping)
     add_web_security(app, settings)
     app.include_router(health.router)

@@ -75,13 +75,17 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
     environment: Literal["development", "test", "staging", "production"]
-    database_url: Annotated[str, AfterValidator(require_async_driver)]
+    database_url: Annotated[str, AfterValidator(require_async_driver), Field(repr=False)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     # Of each process, for a database that is a server: the connections that it keeps, those that it
     # opens beyond them, and the seconds that a request waits for one.
     database_pool_size: Annotated[int, Field(ge=1)] = 5
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
-    database_pool_timeout: Annotated[float, Field(gt=0)] = 30
+    database_pool_timeout: Annotated[float, Field(gt=0)] = 5
+    # The seconds that a statement may take, and may wait for what another transaction has locked;
+    # 0 is without a limit.
+    database_statement_timeout: Annotated[float, Field(ge=0)] = 30
+    database_lock_timeout: Annotated[float, Field(ge=0)] = 3
     max_body_size: Annotated[int, Field(ge=0)] = 10 * 2**20  # bytes of a request
     allowed_hosts: Annotated[CommaSeparated, AfterValidator(require_hosts)] = ("*",)
     cors_origins: Annotated[CommaSeparated, AfterValidator(require_origins)] = ()

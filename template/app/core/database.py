@@ -1,6 +1,6 @@
 """The database: base class of the models, engine, and the session of a request."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, ClassVar
 
@@ -12,10 +12,13 @@ from sqlalchemy import (
     Dialect,
     Engine,
     MetaData,
+    Table,
     TypeDecorator,
     event,
     make_url,
 )
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -26,6 +29,7 @@ from sqlalchemy.orm import DeclarativeBase
 from starlette.datastructures import State
 
 from app.core.config import ServiceSettings
+from app.core.unavailable import tell_apart
 from app.database import ENGINE_OPTIONS, METADATA_OPTIONS, TYPE_ANNOTATION_MAP
 
 
@@ -64,11 +68,75 @@ class Base(DeclarativeBase):
     type_annotation_map: ClassVar = {datetime: UtcDateTime} | TYPE_ANNOTATION_MAP
 
 
+@event.listens_for(Table, "before_create")
+def number_rows_once(table: Table, *_: object, **__: object) -> None:
+    """Let SQLite give the id of a row that was deleted to no other one: AUTOINCREMENT.
+
+    Somebody may still have it, in an access token for one. It holds also where a migration creates
+    the table; a model that says `sqlite_autoincrement` itself is left alone.
+    """
+    column = table.autoincrement_column
+    is_integer = column is not None and column.type.compile(dialect=SQLITE) == "INTEGER"
+    has_rowid = table.dialect_options["sqlite"]["with_rowid"]
+    if is_integer and has_rowid and "sqlite_autoincrement" not in set(table.dialect_kwargs):
+        table.dialect_kwargs["sqlite_autoincrement"] = True
+
+
+SQLITE = sqlite.dialect()
+SQLITE_TIMEOUT = 30.0
+"""How long, in seconds, a writer waits for the others."""
+CLIENT_DELAY = 2.0
+"""How long, in seconds, the client leaves it to the server to end a statement."""
+
+
 def create_engine(url: str, **options: Any) -> AsyncEngine:
     """Make the engine for `url`, an SQLAlchemy URL, with those of app/database.py and `options`."""
-    engine = create_async_engine(url, **{"pool_pre_ping": True, **ENGINE_OPTIONS, **options})
+    parsed = make_url(url)
+    defaults = default_options(parsed.get_driver_name(), parsed.get_dialect().import_dbapi())
+    engine = create_async_engine(url, **completed({**ENGINE_OPTIONS, **options}, defaults))
     add_listeners(engine.sync_engine)
     return engine
+
+
+def default_options(driver: str, dbapi: Any) -> dict[str, Any]:
+    """Return the options of an engine with this driver, given its DBAPI."""
+    if driver == "asyncpg":  # refuse_lost_connection does what a ping would do
+        return {"connect_args": {"async_creator_fn": make_connect(dbapi)}}
+    waits = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if driver == "aiosqlite" else {}
+    return {"pool_pre_ping": True, **waits}
+
+
+def make_connect(dbapi: Any) -> Callable[..., Any]:
+    """Return the `connect` of asyncpg, with errors that SQLAlchemy takes for the database's."""
+
+    async def connect(**options: Any) -> Any:
+        try:
+            return await dbapi.asyncpg.connect(**options)
+        except OSError as error:  # nobody listens, or answers in time
+            raise dbapi.OperationalError(str(error) or type(error).__name__, error) from error
+
+    return connect
+
+
+def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `own` with the `defaults` that it lacks, also in the mappings that both have."""
+    both = {**defaults, **own}
+    for name in defaults.keys() & own.keys():
+        if isinstance(own[name], Mapping) and isinstance(defaults[name], Mapping):
+            both[name] = completed(own[name], defaults[name])
+    return both
+
+
+def complete_options(own: Mapping[str, Any], settings: ServiceSettings) -> dict[str, Any]:
+    """Return `own`, options of create_engine, with those that `settings` decide."""
+    # What a failed statement was given may be an address or a password's hash: not for the log.
+    is_deployed = settings.environment not in {"development", "test"}
+    options: dict[str, Any] = {"hide_parameters": is_deployed}
+    if "poolclass" not in own:  # NullPool has no size, for one
+        options |= pool_options(settings)
+    if make_url(settings.database_url).get_driver_name() == "asyncpg":
+        options["connect_args"] = timeouts(settings)
+    return completed(own, options)
 
 
 def pool_options(settings: ServiceSettings) -> dict[str, Any]:
@@ -85,10 +153,31 @@ def pool_options(settings: ServiceSettings) -> dict[str, Any]:
     }
 
 
+def timeouts(settings: ServiceSettings) -> dict[str, Any]:
+    """Return the options of asyncpg's `connect` by which no request waits longer than it may.
+
+    The server ends a statement that takes too long, and the client one that a server does not
+    answer, since its machine is frozen, for one, or the network in between is gone.
+    """
+    limits = {
+        "statement_timeout": settings.database_statement_timeout,
+        "lock_timeout": settings.database_lock_timeout,
+    }
+    server = {name: f"{limit * 1000:.0f}" for name, limit in limits.items() if limit}
+    options: dict[str, Any] = {"timeout": settings.database_pool_timeout}
+    if server:  # some proxies in front of a server accept none of these
+        options["server_settings"] = server
+    if settings.database_statement_timeout:
+        options["command_timeout"] = settings.database_statement_timeout + CLIENT_DELAY
+    return options
+
+
 def add_listeners(engine: Engine) -> None:
-    """Teach `engine` what its database needs."""
-    for name, listener in LISTENERS.get(engine.dialect.name, {}).items():
-        event.listen(engine, name, listener)
+    """Teach `engine` what its database and its driver need."""
+    event.listen(engine, "handle_error", tell_apart)
+    for kind in (engine.dialect.name, engine.dialect.driver):
+        for name, listener in LISTENERS.get(kind, {}).items():
+            event.listen(engine, name, listener)
 
 
 def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
@@ -114,8 +203,15 @@ def begin_sqlite_transaction(connection: Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 
+def refuse_lost_connection(dbapi_connection: Any, *_: object) -> None:
+    """Raise DisconnectionError for a connection that the server has closed; ask it nothing."""
+    if dbapi_connection.driver_connection.is_closed():
+        raise DisconnectionError
+
+
 LISTENERS: dict[str, dict[str, Callable[..., None]]] = {
-    "sqlite": {"connect": set_up_sqlite_connection, "begin": begin_sqlite_transaction}
+    "sqlite": {"connect": set_up_sqlite_connection, "begin": begin_sqlite_transaction},
+    "asyncpg": {"checkout": refuse_lost_connection},
 }
 
 
@@ -158,16 +254,31 @@ SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
 SessionFactoryDep = Annotated[async_sessionmaker[AsyncSession], Depends(get_session_factory)]
 
 
+async def begin_reading(session: AsyncSession) -> None:
+    """Begin a transaction that only reads, unless one has begun; PostgreSQL need not be told."""
+    if session.get_bind().dialect.name == "sqlite" and not session.in_transaction():
+        await session.connection(execution_options=READ_ONLY)
+
+
 async def get_session(
     factory: SessionFactoryDep, connection: HTTPConnection
 ) -> AsyncIterator[AsyncSession]:
     """Yield the request's session; what the endpoint does not commit is rolled back."""
     async with factory() as session:
         if connection.scope.get("method") in SAFE_METHODS:
-            await session.connection(execution_options=READ_ONLY)
+            await begin_reading(session)
         yield session
 
 
 # "function": closed before the response is sent, so that no slow client and
 # no background task keeps a connection.
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
+
+
+async def get_read_only_session(session: SessionDep) -> AsyncSession:
+    """Return the request's session, for an endpoint that only reads though its method is POST."""
+    await begin_reading(session)
+    return session
+
+
+ReadOnlySessionDep = Annotated[AsyncSession, Depends(get_read_only_session, scope="function")]

@@ -5,13 +5,17 @@ import logging
 from typing import Literal
 
 from fastapi import APIRouter, HTTPException, status
+from fastapi.requests import HTTPConnection
 from pydantic import BaseModel
-from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
-from app.core.database import READ_ONLY, SessionFactoryDep
+from app.core.database import READ_ONLY, SessionFactoryDep, core_state
+from app.core.migrations import is_behind, read_revisions
+from app.core.unavailable import NO_ANSWER, reason
 
 DATABASE_TIMEOUT = 2.0  # seconds
+NOT_MIGRATED = "The database lacks migrations"
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["health"])
@@ -21,6 +25,42 @@ class Health(BaseModel):
     """The answer of a healthy service."""
 
     status: Literal["ok"] = "ok"
+
+
+class Readiness:
+    """Finds out whether the service can serve: the database answers, and is migrated."""
+
+    def __init__(self) -> None:
+        self._check: asyncio.Task[str | None] | None = None
+
+    async def check(self, factory: async_sessionmaker[AsyncSession]) -> str | None:
+        """Return why the service cannot serve, None where it can; after DATABASE_TIMEOUT at most.
+
+        The database is asked once at a time: where it hangs, the next caller waits for the same
+        answer. Nobody waits for the end of a question that is cancelled, which may hang as well.
+        """
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(ask(factory))
+        check = self._check
+        await asyncio.wait({check}, timeout=DATABASE_TIMEOUT)
+        if not check.done():
+            logger.warning("Not ready: no answer within %s seconds", DATABASE_TIMEOUT)
+            check.cancel()
+        return NO_ANSWER if check.cancelled() or not check.done() else check.result()
+
+
+async def ask(factory: async_sessionmaker[AsyncSession]) -> str | None:
+    """Ask the database whether it is migrated. Return why the service cannot serve, or None."""
+    try:
+        async with factory() as session:
+            connection = await session.connection(execution_options=READ_ONLY)
+            if not await connection.run_sync(is_behind, read_revisions()):
+                return None
+    except (SQLAlchemyError, OSError) as error:
+        logger.warning("Not ready: %s", reason(error))
+        return NO_ANSWER
+    logger.warning("Not ready: %s", NOT_MIGRATED)
+    return NOT_MIGRATED
 
 
 @router.get("/livez")
@@ -35,15 +75,9 @@ async def livez() -> Health:
         status.HTTP_503_SERVICE_UNAVAILABLE: {"description": "The database does not answer"}
     },
 )
-async def readyz(factory: SessionFactoryDep) -> Health:
+async def readyz(connection: HTTPConnection, factory: SessionFactoryDep) -> Health:
     """Answer 200 when the database answers, 503 when it does not."""
-    try:
-        async with asyncio.timeout(DATABASE_TIMEOUT), factory() as session:
-            await session.connection(execution_options=READ_ONLY)
-            await session.execute(text("SELECT 1"))
-    except (SQLAlchemyError, OSError) as error:  # TimeoutError is an OSError
-        logger.warning("Not ready: %s", repr(error))
-        raise HTTPException(
-            status.HTTP_503_SERVICE_UNAVAILABLE, "The database does not answer"
-        ) from error
+    readiness: Readiness = core_state(connection).readiness
+    if obstacle := await readiness.check(factory):
+        raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, obstacle)
     return Health()

@@ -8,7 +8,7 @@ from fastapi import Depends, WebSocket, WebSocketException, status
 from fastapi.requests import HTTPConnection
 from fastapi.security.utils import get_authorization_scheme_param
 
-from app.core.database import SessionDep, SessionFactoryDep
+from app.core.database import SessionDep, SessionFactoryDep, begin_reading
 from app.core.dependencies import SettingsDep
 from app.core.schemas import ResourceId
 from app.items.feed import Feed, TooManyStreamsError
@@ -88,6 +88,7 @@ async def get_socket_user(access_token: SocketToken, factory: SessionFactoryDep)
     """Return the user whose token came with the WebSocket. Raises WebSocketException 1008."""
     try:
         async with factory() as session:  # closed before the socket opens, which may be for hours
+            await begin_reading(session)
             return await get_current_user(access_token, session)
     except InvalidTokenError as error:
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, error.detail) from error

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, BackgroundTasks, Form, HTTPException, Request, Response, status
 
-from app.core.database import SessionDep, SessionFactoryDep
+from app.core.database import ReadOnlySessionDep, SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
 from app.core.problems import responses_of
 from app.users import service
@@ -54,7 +54,7 @@ async def sign_up(
 )
 async def log_in(
     data: Annotated[LogIn, Form()],
-    session: SessionDep,
+    session: ReadOnlySessionDep,
     passwords: PasswordsDep,
     limits: LogInLimitsDep,
     settings: SettingsDep,

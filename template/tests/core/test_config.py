@@ -143,3 +143,10 @@ def test_service_without_settings_stops_without_a_traceback(fresh_checkout: Path
     assert started.returncode == 1
     assert "DATABASE_URL: is missing" in started.stderr
     assert "Traceback" not in started.stderr
+
+
+@pytest.mark.usefixtures("complete_environment")
+def test_password_of_the_database_is_not_shown() -> None:
+    settings = load_settings(ServiceSettings)
+    assert settings.database_url == DATABASE_URL
+    assert DATABASE_URL not in repr(settings) + str(settings)

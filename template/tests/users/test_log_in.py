@@ -2,7 +2,10 @@
 
 from unittest.mock import patch
 
+import anyio
 import pytest
+from fastapi import FastAPI
+from sqlalchemy import insert
 
 from app.users.models import User
 from app.users.security import Passwords
@@ -18,6 +21,16 @@ async def test_token_of_a_log_in_opens_the_account(client: AsyncClient, user: Us
     token = (await log_in(client, user.email)).json()["access_token"]
     response = await client.get("/users/me", headers={"Authorization": f"Bearer {token}"})
     assert response.json()["id"] == user.id
+
+
+@pytest.mark.committed
+async def test_log_in_does_not_wait_for_a_writer(
+    app: FastAPI, client: AsyncClient, user: User
+) -> None:
+    async with app.state.session_factory() as writer:
+        await writer.execute(insert(User), {"email": "b@example.com", "password_hash": ""})
+        with anyio.fail_after(10):
+            assert (await log_in(client, user.email)).status_code == 200
 
 
 async def test_address_is_taken_in_any_case(client: AsyncClient, user: User) -> None:
