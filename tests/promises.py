@@ -334,8 +334,8 @@ def check_python_version(files: Files, answers: Answers) -> None:
         image = yaml.safe_load(pipeline)["check"]["image"]
         agree(image, f"python:{newest}-slim", ".gitlab-ci.yml")
     if dockerfile := files.get("Dockerfile"):
-        images = set(re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE))
-        agree(images, {f"python:{newest}-slim"}, "Dockerfile")
+        images = set(re.findall(r"^FROM (python\S+)", dockerfile, re.MULTILINE))
+        agree(images, {f"python:{newest}-slim-trixie"}, "Dockerfile")
 
 
 def check_texts(files: Files, answers: Answers) -> None:

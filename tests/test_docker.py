@@ -5,16 +5,17 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
-from tests.rendering import Project, git, run
+from tests.conftest import with_projects
+from tests.rendering import Project, git, new_directory, run
 from tests.serving import free_port, serving
-
-pytestmark = pytest.mark.xdist_group("default")
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
@@ -24,56 +25,104 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
     return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines if line]
 
 
+@dataclass(frozen=True)
+class Image:
+    """What is in /srv of an image, which nobody may write to, and how the Dockerfile runs it."""
+
+    srv: Path
+    dockerfile: dict[str, str]
+
+    def env(self, database_url: str) -> dict[str, str]:
+        said = dict(pair.split("=", 1) for pair in self.dockerfile["ENV"].split())
+        path = said["PATH"].replace("/srv", str(self.srv)).replace("$PATH", "/usr/bin:/bin")
+        key = "a-key-that-nobody-else-knows-0123456789"
+        return {**said, "PATH": path, "DATABASE_URL": database_url, "SECRET_KEY": key}
+
+    def command(self, text: str, port: int) -> list[str]:
+        """Return a command of the Dockerfile as a user without rights runs it, on that port."""
+        name, *arguments = json.loads(text.replace("8000", str(port)))
+        return [*AS_NOBODY, str(self.srv / ".venv/bin" / name), *arguments]
+
+
+# Root becomes the image's user, who may read what is below root's home: its Python may be there.
+AS_NOBODY = (
+    [
+        *("setpriv", "--reuid=10001", "--regid=10001", "--clear-groups"),
+        *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
+        "--bounding-set=-all,+dac_read_search",
+    ]
+    if os.getuid() == 0
+    else []
+)
+
+
 @pytest.fixture
-def image(default_project: Project, tmp_path: Path) -> Path:
-    """What is in /srv of the image."""
-    image = tmp_path / "srv"
-    image.mkdir()
-    for name, arguments in instructions((default_project.path / "Dockerfile").read_text()):
-        if name == "COPY" and not arguments.startswith("--from"):
-            *sources, _ = arguments.split()
-            for source in sources:
-                copy = shutil.copytree if (default_project.path / source).is_dir() else shutil.copy
-                copy(default_project.path / source, image / source)
-        sync = re.search(r"uv sync\b[^&|;]*", arguments)
-        if name == "RUN" and sync:
-            done = run(*sync[0].split(), cwd=image)
-            assert done.returncode == 0, done.stdout
-    return image
+def image(project: Project) -> Iterator[Image]:
+    """The image of a project, built by hand."""
+    steps = instructions((project.path / "Dockerfile").read_text())
+    with new_directory("image") as directory:
+        srv = directory / "srv"
+        srv.mkdir()
+        for name, arguments in steps:
+            if name == "COPY" and not arguments.startswith("--from"):
+                *sources, _ = arguments.split()
+                for source in sources:
+                    copy = shutil.copytree if (project.path / source).is_dir() else shutil.copy
+                    copy(project.path / source, srv / source)
+            sync = re.search(r"uv sync\b[^&|;]*", arguments)
+            if name == "RUN" and sync:
+                done = run(*sync[0].split(), cwd=srv, env={"UV_LINK_MODE": "copy"})
+                assert done.returncode == 0, done.stdout
+        assert run("chmod", "-R", "a-w,a+rX", ".", cwd=directory).returncode == 0
+        yield Image(srv, dict(steps))
+        run("chmod", "-R", "u+w", ".", cwd=directory)
 
 
+@with_projects("default", "postgresql")
 def test_the_image_migrates_serves_and_is_healthy(
-    image: Path, default_project: Project, tmp_path: Path
+    image: Image, project: Project, tmp_path: Path
 ) -> None:
-    dockerfile = dict(instructions((default_project.path / "Dockerfile").read_text()))
-    port = str(free_port())
-    command = json.loads(dockerfile["CMD"].replace("8000", port))
-    probe = json.loads(dockerfile["HEALTHCHECK"].split("CMD ")[1].replace("8000", port))
-    env = {
-        "PATH": f"{image / '.venv/bin'}{os.pathsep}/usr/bin{os.pathsep}/bin",
-        "ENVIRONMENT": "production",
-        "DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/service.db",
-        "SECRET_KEY": "a-key-that-nobody-else-knows-0123456789",
-    }
+    port = free_port()
+    probe = image.command(image.dockerfile["HEALTHCHECK"].split("CMD ")[1], port)
+    migrate = image.command('["alembic", "upgrade", "head"]', port)
+    with project.new_database() as url:
+        if project.database == "sqlite":
+            Path(url.removeprefix("sqlite+aiosqlite:///")).parent.chmod(0o777)
+        env = image.env(url)
+        assert env["ENVIRONMENT"] == "production"
+        assert not list(image.srv.glob(".venv/**/pytest"))
+        touched = run(*AS_NOBODY, "touch", "app/main.py", "app/new.py", cwd=image.srv)
+        assert touched.stdout.count("Permission denied") == 2
+        migrated = run(*migrate, cwd=image.srv, env=env)
+        assert migrated.returncode == 0, migrated.stdout
+        assert run(*probe, cwd=image.srv, env=env).returncode != 0
+        command = image.command(image.dockerfile["CMD"], port)
+        with serving(*command, cwd=image.srv, port=port, log=tmp_path / "log", env=env) as server:
+            assert httpx.get(f"{server.url}/readyz").status_code == 200
+            healthy = run(*probe, cwd=image.srv, env=env)
+            assert healthy.returncode == 0, healthy.stdout
+            said = server.stop()
+        assert "Application shutdown complete" in said
+        assert "Traceback" not in said
+        assert server.process.returncode in {0, -15}
 
-    assert "ENVIRONMENT=production" in dockerfile["ENV"]
-    assert not list(image.glob(".venv/**/pytest"))
-    migrated = run("alembic", "upgrade", "head", cwd=image, env=env)
-    assert migrated.returncode == 0, migrated.stdout
-    assert run(*probe, cwd=image, env=env).returncode != 0
-    with serving(*command, cwd=image, port=int(port), log=tmp_path / "log", env=env) as server:
-        healthy = run(*probe, cwd=image, env=env)
-        assert healthy.returncode == 0, healthy.stdout
-        assert "Traceback" not in server.stop()
 
-
+@pytest.mark.xdist_group("default")
 def test_the_image_has_no_rights_no_secrets_and_a_lock(default_project: Project) -> None:
     steps = instructions((default_project.path / "Dockerfile").read_text())
     assert steps.index(("USER", "10001")) > max(i for i, s in enumerate(steps) if s[0] == "RUN")
-    assert sum(name == "FROM" for name, _ in steps) == 2
     assert any("uv sync --locked --no-dev" in arguments for _, arguments in steps)
+    # Each image in one version, and in the last one only what is copied there by name.
+    *build, last = (arguments for name, arguments in steps if name == "FROM")
+    assert re.fullmatch(r"python:\d\.\d+-slim-[a-z]+", last)
+    assert build[-1] == f"{last} AS build"
+    assert re.fullmatch(r"ghcr\.io/astral-sh/uv:\d+\.\d+\.\d+ AS uv", build[0])
+    # Dependencies are installed before the code is there, and so again only when they change.
+    code = steps.index(("COPY", "app app"))
+    assert not any(name == "RUN" for name, _ in steps[code:])
 
 
+@pytest.mark.xdist_group("default")
 def test_docker_is_given_what_it_copies_and_nothing_else(
     default_project: Project, tmp_path: Path
 ) -> None:
@@ -109,6 +158,14 @@ def test_compose_migrates_first_and_passes_all_settings(
         assert services[name]["env_file"] == [{"path": ".env", "required": False}]
         assert set(services[name]["environment"]) == {"ENVIRONMENT", "DATABASE_URL"}
         assert services[name]["environment"]["DATABASE_URL"].startswith(database)
+    # They run without rights, and are killed only after the time that they have to stop.
+    for name in ("migrations", "service"):
+        assert services[name]["read_only"] is True
+        assert services[name]["cap_drop"] == ["ALL"]
+        assert services[name]["security_opt"] == ["no-new-privileges:true"]
+        assert services[name]["tmpfs"] == ["/tmp"]
+    [timeout] = re.findall(r"_GRACEFUL_SHUTDOWN=(\d+)", (project / "Dockerfile").read_text())
+    assert int(timeout) < int(services["service"]["stop_grace_period"].removesuffix("s"))
     # The database cannot be reached from outside, nor with a password that others know.
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert published == {"service": ["127.0.0.1:8000:8000"]}

@@ -1,15 +1,20 @@
 """Who owns which file, and what holds for those of the template. tests/promises.py has the rest."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import yaml
 
 from tests.promises import FILES
-from tests.rendering import ROOT
+from tests.rendering import ROOT, run
 
 COPIER_YML = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+
+TOOLS = Path(sys.executable).parent
+ZIZMOR = (TOOLS / "zizmor", "--offline", "--persona=pedantic")
 
 
 def test_seams_are_kept_on_updates_and_starters_are_never_brought_back() -> None:
@@ -55,3 +60,48 @@ def test_the_workflows_ask_for_no_rights_and_keep_no_credentials(
                     assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"])
                 if step.get("uses", "").startswith("actions/checkout@"):
                     assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("docker", [True, False])
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_the_linters_of_ci_find_nothing(
+    ci: str, database: str, docker: bool, rendered: Callable[..., Path]
+) -> None:
+    project = rendered(ci=ci, database=database, docker=docker)
+    if ci == "github":
+        check(*ZIZMOR, ".", cwd=project)
+        check_schema("dependabot", project / ".github/dependabot.yml")
+    else:
+        check_schema("gitlab-ci", project / ".gitlab-ci.yml")
+        check_schema("renovate", project / "renovate.json")
+
+
+def test_zizmor_finds_nothing_in_the_workflows_of_the_template() -> None:
+    check(*ZIZMOR, ".github/workflows", cwd=ROOT)
+
+
+@pytest.mark.parametrize("docker", [True, False])
+@pytest.mark.parametrize("ci", ["github", "gitlab"])
+def test_ci_checks_audits_and_builds_the_image(
+    ci: str, docker: bool, rendered: Callable[..., Path]
+) -> None:
+    project = rendered(ci=ci, docker=docker)
+    name = ".github/workflows/ci.yml" if ci == "github" else ".gitlab-ci.yml"
+    text = (project / name).read_text(encoding="utf-8")
+    assert "uv run poe check" in text
+    assert "uv run --only-dev poe audit" in text
+    assert ("docker build --pull ." in text) is docker
+    if ci == "github":
+        updates = yaml.safe_load((project / ".github/dependabot.yml").read_text())["updates"]
+        kinds = ["uv", "github-actions", *(["docker"] if docker else [])]
+        assert [each["package-ecosystem"] for each in updates] == kinds
+
+
+def check(*command: str | Path, cwd: Path) -> None:
+    done = run(*command, cwd=cwd)
+    assert done.returncode == 0, done.stdout
+
+
+def check_schema(name: str, file: Path) -> None:
+    check(TOOLS / "check-jsonschema", f"--builtin-schema=vendor.{name}", file, cwd=file.parent)
