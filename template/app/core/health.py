@@ -16,6 +16,7 @@ from app.core.unavailable import NO_ANSWER, reason
 
 DATABASE_TIMEOUT = 2.0  # seconds
 NOT_MIGRATED = "The database lacks migrations"
+STOPPING = "The service is stopping"
 
 logger = logging.getLogger(__name__)
 router = APIRouter(tags=["health"])
@@ -77,7 +78,8 @@ async def livez() -> Health:
 )
 async def readyz(connection: HTTPConnection, factory: SessionFactoryDep) -> Health:
     """Answer 200 when the database answers, 503 when it does not."""
-    readiness: Readiness = core_state(connection).readiness
-    if obstacle := await readiness.check(factory):
+    state = core_state(connection)
+    obstacle = STOPPING if state.stopping.has_begun else await state.readiness.check(factory)
+    if obstacle is not None:
         raise HTTPException(status.HTTP_503_SERVICE_UNAVAILABLE, obstacle)
     return Health()

@@ -15,6 +15,7 @@ from app.core import health, migrations
 from app.core.config import ROOT
 from app.core.database import create_engine, create_session_factory, get_session_factory
 from app.core.migrations import Revisions, read_revisions
+from app.core.stopping import Stopping
 from tests.http_client import AsyncClient
 
 VERSIONS = "core_test_versions"
@@ -47,6 +48,18 @@ async def test_service_is_not_ready_without_its_database(
     response = await client.get("/readyz")
     assert response.status_code == 503
     assert response.json() == {"detail": "The database does not answer"}
+
+
+async def test_service_is_not_ready_while_it_stops(
+    app: FastAPI, client: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopping = Stopping(timeout=1)
+    monkeypatch.setattr(app.state, "stopping", stopping)
+    assert (await client.get("/readyz")).status_code == 200
+    stopping.begin()
+    response = await client.get("/readyz")
+    assert response.status_code == 503
+    assert response.json() == {"detail": "The service is stopping"}
 
 
 @pytest.mark.committed
