@@ -243,7 +243,7 @@ def is_excused(name: str, question: str) -> bool:
 # Which choice brings which dependencies; None: all have them.
 DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
     None: {
-        *("fastapi", "fastapi-cli", "pydantic-settings", "sqlalchemy", "alembic"),
+        *("fastapi", "fastapi-cli", "pydantic-settings", "sqlalchemy", "alembic", "structlog"),
         *("pytest", "anyio", "pytest-cov", "pytest-randomly", "pytest-timeout", "pytest-xdist"),
         *("schemathesis", "sniffio", "syrupy", "trio", "mypy", "ruff", "poethepoet"),
     },

@@ -295,10 +295,10 @@ WATCHED = [
     Watched(
         "Dependency overrides",
         Mutant(
-            "e-mail goes to the log, whatever the dependency says",
+            "e-mail is printed, whatever the dependency says",
             USERS.format("dependencies"),
             "Depends(get_email_sender)]",
-            "Depends(LogSender)]",
+            "Depends(ConsoleSender)]",
         ),
     ),
     Watched(

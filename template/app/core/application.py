@@ -11,14 +11,16 @@ from fastapi.exceptions import RequestValidationError
 from app.core import health
 from app.core.config import ServiceSettings
 from app.core.database import complete_options, create_engine, create_session_factory
+from app.core.logs import configure_logging, configure_structlog
 from app.core.migrations import read_revisions
 from app.core.problems import answer_as_fastapi_does
+from app.core.requests import RequestMiddleware
 from app.core.stopping import Stopping, StoppingMiddleware, when_told_to_stop
-from app.core.tracebacks import shorten
 from app.core.unavailable import answer_database_errors
 from app.core.web_security import add_web_security
 from app.database import ENGINE_OPTIONS
 
+logger = logging.getLogger(__name__)
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]
 
 
@@ -36,17 +38,21 @@ def build_app(
     hand; what it yields is `request.state`. `engine_options` go to the application's engine, and
     prevail over those that the settings and app/database.py name; the other options go to FastAPI.
     """
+    configure_structlog()
+    if logging.getLogger("uvicorn").handlers:  # it waits for this application, and will say so
+        configure_logging(settings)
     own = {**ENGINE_OPTIONS, **(engine_options or {})}
     engine = create_engine(settings.database_url, **complete_options(own, settings))
     stopping = Stopping(settings.uvicorn_timeout_graceful_shutdown)
 
     @asynccontextmanager
     async def core_lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        logging.basicConfig(
-            level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        configure_logging(settings)
+        logger.info(
+            "%s starts",
+            app.title,
+            extra={"environment": settings.environment, "database": engine.dialect.name},
         )
-        if settings.log_level != "DEBUG":
-            logging.getLogger("uvicorn.error").addFilter(shorten)
         read_revisions()  # takes a while
         try:
             with when_told_to_stop(stopping.begin):
@@ -71,4 +77,6 @@ def build_app(
     app.add_middleware(StoppingMiddleware, stopping=stopping)
     add_web_security(app, settings)
     app.include_router(health.router)
+    make_stack = app.build_middleware_stack
+    app.build_middleware_stack = lambda: RequestMiddleware(make_stack())  # type: ignore[method-assign]
     return app

@@ -94,6 +94,11 @@ class ServiceSettings(BaseSettings):
     # variable, for what the application cannot end, such as a client that reads nothing.
     uvicorn_timeout_graceful_shutdown: Annotated[int, Field(ge=1)] = 8
 
+    @property
+    def is_deployed(self) -> bool:
+        """Whether others than its developers use the service."""
+        return self.environment in {"staging", "production"}
+
 
 class CoreSettings(ServiceSettings):
     """The settings of a service that signs something: they also ask for a key, SECRET_KEY."""
@@ -103,8 +108,7 @@ class CoreSettings(ServiceSettings):
     @model_validator(mode="after")
     def refuse_placeholder(self) -> Self:
         """Raise ValueError when the key of `.env.example` would sign something real."""
-        deployed = self.environment in {"staging", "production"}
-        if deployed and PLACEHOLDER in self.secret_key.get_secret_value():
+        if self.is_deployed and PLACEHOLDER in self.secret_key.get_secret_value():
             raise ValueError(
                 "SECRET_KEY: is the placeholder of .env.example; make one with: "
                 "python -c 'import secrets; print(secrets.token_urlsafe(48))'"

@@ -71,6 +71,7 @@ class ProblemDetails(BaseModel):
     status: int
     detail: str | SkipJsonSchema[None] = None
     instance: str
+    request_id: str | SkipJsonSchema[None] = None
 
 
 class InvalidPart(BaseModel):
@@ -130,6 +131,8 @@ def problem(
         "status": status_code,
         "instance": request.url.path,
     }
+    if "request_id" in request.scope:
+        content["request_id"] = request.scope["request_id"]
     if content.get("detail") == content["title"]:
         del content["detail"]
     return ProblemResponse(content, status_code, headers)

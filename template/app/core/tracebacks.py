@@ -1,9 +1,11 @@
 """Tracebacks in the log: the service's own code, without what the framework runs around it."""
 
-import logging
 import sysconfig
 from pathlib import Path
-from traceback import TracebackException
+from traceback import TracebackException, format_exception
+from types import TracebackType
+
+ExceptionInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 AROUND = (
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
@@ -12,16 +14,16 @@ AROUND = (
 """Where the code is that runs around the service's own: Python, packages, and app/core."""
 
 
-def shorten(record: logging.LogRecord) -> bool:
-    """Write the record's exception in short; a filter for loggers, which lets all records through.
+def short_traceback(exc_info: ExceptionInfo) -> str:
+    """Format an exception in short."""
+    exception = TracebackException.from_exception(exc_info[1])
+    drop_frames(exception)
+    return "".join(exception.format()).rstrip()
 
-    A handler that takes the exception itself, to send it somewhere, gets it whole.
-    """
-    if record.exc_info and record.exc_info[1]:
-        exception = TracebackException.from_exception(record.exc_info[1])
-        drop_frames(exception)
-        record.exc_text = "".join(exception.format()).rstrip()
-    return True
+
+def full_traceback(exc_info: ExceptionInfo) -> str:
+    """Format an exception as Python does."""
+    return "".join(format_exception(exc_info[1])).rstrip()
 
 
 def drop_frames(exception: TracebackException) -> None:

@@ -32,7 +32,7 @@ def add_web_security(app: FastAPI, settings: ServiceSettings) -> None:
                 allow_origins=settings.cors_origins,
                 allow_methods=["*"],
                 allow_headers=["*"],
-                expose_headers=["Retry-After"],
+                expose_headers=["Retry-After", "X-Request-ID"],
             )
         return SecurityHeaders(stack)
 

@@ -1,6 +1,6 @@
-"""E-mail: by SMTP where the settings name a server, else to the log."""
+"""E-mail: by SMTP where the settings name a server, else to the terminal of a developer."""
 
-import logging
+import sys
 from abc import ABC, abstractmethod
 from email.message import EmailMessage
 from email.utils import localtime, make_msgid
@@ -10,8 +10,6 @@ import aiosmtplib
 from app.settings import Settings
 
 TIMEOUT = 10.0  # seconds
-
-logger = logging.getLogger(__name__)
 
 
 class EmailNotSentError(Exception):
@@ -26,12 +24,21 @@ class EmailSender(ABC):
         """Send an e-mail to one address. Raises EmailNotSentError."""
 
 
-class LogSender(EmailSender):
-    """Writes e-mail to the log: for development."""
+class ConsoleSender(EmailSender):
+    """Prints e-mail, for development. Not to the log, where no address and no text belongs."""
 
     async def send(self, to: str, subject: str, text: str) -> None:
-        """Write the e-mail to the log."""
-        logger.info("No SMTP_HOST, so this is not sent to %s: %s\n%s", to, subject, text)
+        """Print the e-mail."""
+        sys.stdout.write(f"No SMTP_HOST, so this is not sent to {to}: {subject}\n{text}")
+        sys.stdout.flush()
+
+
+class NoSender(EmailSender):
+    """Sends nothing: where the service is deployed, and the settings name no server."""
+
+    async def send(self, to: str, subject: str, text: str) -> None:
+        """Raise EmailNotSentError."""
+        raise EmailNotSentError("SMTP_HOST is not set")
 
 
 class SmtpSender(EmailSender):

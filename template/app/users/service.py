@@ -75,8 +75,8 @@ async def welcome(
     """
     try:
         await sender.send(email, "Welcome", "Your account is ready.\n")
-    except EmailNotSentError:
-        logger.exception("The welcome e-mail to user %s was not sent", user_id)
+    except EmailNotSentError as error:
+        logger.error("The welcome e-mail to user %s was not sent: %s", user_id, error)
         return
     async with factory() as session:
         await session.execute(

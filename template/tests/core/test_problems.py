@@ -83,6 +83,7 @@ def problem_of(response: Response) -> dict[str, Any]:
     model = ValidationProblemDetails if is_invalid else ProblemDetails
     model.model_validate(problem)
     assert problem["status"] == response.status_code
+    assert problem.pop("request_id") == response.headers["X-Request-ID"]
     return problem
 
 
@@ -159,6 +160,19 @@ async def test_unexpected_error_gives_nothing_away(make_client: MakeClient) -> N
         "status": 500,
         "instance": "/broken",
     }
+
+
+async def test_application_of_another_make_has_no_request_id(anyio_backend: str) -> None:
+    app = FastAPI()
+    add_problem_details(app)
+    transport = ASGIWebSocketTransport(app=app)
+    async with AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/nowhere")).json() == {
+            "type": "about:blank",
+            "title": "Not Found",
+            "status": 404,
+            "instance": "/nowhere",
+        }
 
 
 @pytest.mark.usefixtures("problem_details")

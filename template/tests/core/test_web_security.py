@@ -95,6 +95,7 @@ async def test_another_host_is_refused_and_not_redirected_to(
         "status": 400,
         "detail": "Invalid host header",
         "instance": path,
+        "request_id": response.headers["X-Request-ID"],
     }
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
@@ -127,7 +128,7 @@ async def test_page_of_an_allowed_origin_is_served(client_with: ClientWith, path
     for each in (preflight, response):
         assert each.headers["Access-Control-Allow-Origin"] == "https://app.example.com"
         assert "Access-Control-Allow-Credentials" not in each.headers
-    assert response.headers["Access-Control-Expose-Headers"] == "Retry-After"
+    assert response.headers["Access-Control-Expose-Headers"] == "Retry-After, X-Request-ID"
 
 
 async def test_page_of_another_origin_is_refused(client_with: ClientWith) -> None:

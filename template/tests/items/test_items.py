@@ -320,6 +320,7 @@ async def test_items_of_others_do_not_exist(
         "title": "No such item",
         "status": 404,
         "instance": f"/items/{item.id}",
+        "request_id": response.headers["X-Request-ID"],
     }
     assert item.title == "Lamp"
 

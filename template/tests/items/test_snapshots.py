@@ -31,5 +31,6 @@ async def test_item_body(owner_client: AsyncClient, snapshot_json: SnapshotAsser
 
 
 async def test_error_body(owner_client: AsyncClient, snapshot_json: SnapshotAssertion) -> None:
+    owner_client.headers["X-Request-ID"] = "the-same"
     response = await owner_client.post("/items", json={"title": ""})
     assert response.json() == snapshot_json

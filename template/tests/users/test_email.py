@@ -1,7 +1,6 @@
 """E-mail, sent to a real SMTP server that runs in the test's event loop."""
 
 import asyncio
-import logging
 import socket
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from pydantic import SecretStr, ValidationError
 
 from app.core.dependencies import get_settings
 from app.settings import Settings
-from app.users.email import EmailNotSentError, LogSender, SmtpSender
+from app.users.dependencies import get_email_sender
+from app.users.email import EmailNotSentError, SmtpSender
 from tests.http_client import AsyncClient
 from tests.users.factories import PASSWORD
 
@@ -163,10 +163,23 @@ async def test_sign_up_sends_to_the_server_that_the_settings_name(
     assert mailbox.letter()["To"] == "ada@example.com"
 
 
-async def test_without_a_server_email_goes_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        await LogSender().send(**LETTER)
-    assert "Hello, Ada!" in caplog.text
+async def test_without_a_server_email_is_printed_while_it_is_developed(
+    settings: Settings, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    sender = await get_email_sender(settings)
+    await sender.send(**LETTER)
+    assert "ada@example.com" in capsys.readouterr().out
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("environment", ["staging", "production"])
+async def test_without_a_server_no_email_is_sent_where_the_service_is_deployed(
+    settings: Settings, environment: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sender = await get_email_sender(settings.model_copy(update={"environment": environment}))
+    with pytest.raises(EmailNotSentError, match="SMTP_HOST is not set"):
+        await sender.send(**LETTER)
+    assert capsys.readouterr().out == ""
 
 
 async def test_server_without_a_sender_address_is_refused(settings: Settings) -> None:

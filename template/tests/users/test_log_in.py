@@ -48,6 +48,7 @@ async def test_wrong_password_is_refused(client: AsyncClient, user: User) -> Non
 async def test_unknown_address_is_answered_like_a_wrong_password(
     client: AsyncClient, user: User, email: str
 ) -> None:
+    client.headers["X-Request-ID"] = "the-same"
     unknown = await log_in(client, email)
     wrong = await log_in(client, user.email, "not the password")
     assert (unknown.status_code, unknown.json()) == (wrong.status_code, wrong.json())

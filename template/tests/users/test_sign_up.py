@@ -101,6 +101,7 @@ async def test_password_that_cannot_be_one_is_refused(client: AsyncClient, passw
 async def test_error_bodies_stay_as_they_are(
     client: AsyncClient, user: User, snapshot: SnapshotAssertion
 ) -> None:
+    client.headers["X-Request-ID"] = "the-same"
     incomplete = await client.post("/users", json={"email": "ada@example.com"})
     taken = await client.post("/users", json={**ADA, "email": user.email})
     assert {"incomplete": incomplete.json(), "taken": taken.json()} == snapshot

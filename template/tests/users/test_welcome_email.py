@@ -1,6 +1,5 @@
 """The welcome e-mail: a background task, and a dependency that tests replace."""
 
-import logging
 from unittest.mock import ANY, AsyncMock, patch
 
 import pytest
@@ -91,10 +90,10 @@ async def test_mock_in_place_of_a_dependency_is_taken_for_parameters(
 
 
 async def test_patch_of_a_dependency_is_not_seen(
-    client: AsyncClient, caplog: pytest.LogCaptureFixture
+    client: AsyncClient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # FastAPI has held the function itself since the router was made.
-    with patch.object(dependencies, "get_email_sender") as patched, caplog.at_level(logging.INFO):
+    with patch.object(dependencies, "get_email_sender") as patched:
         await client.post("/users", json=ADA)
     patched.assert_not_called()
-    assert "not sent to ada@example.com" in caplog.text
+    assert "not sent to ada@example.com" in capsys.readouterr().out

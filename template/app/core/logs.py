@@ -1,0 +1,182 @@
+"""The log: one stream, stderr, and one format for all who write to it.
+
+JSON where the service is deployed, and text for people elsewhere. Whoever writes, by `logging` or
+by structlog, the line says which request it belongs to; it has no secrets, and no second line.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any, TextIO
+
+import structlog
+from structlog.contextvars import merge_contextvars
+from structlog.dev import ConsoleRenderer
+from structlog.processors import ExceptionRenderer, JSONRenderer
+from structlog.stdlib import ExtraAdder, ProcessorFormatter
+from structlog.typing import EventDict, Processor
+
+from app.core.config import ServiceSettings
+from app.core.tracebacks import full_traceback, short_traceback
+
+MASK = "[masked]"
+EMAIL_ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]++(?:@|%40)[\w-]++(?:\.[\w-]++)+")
+# Each begins with other characters than most of a text has, and so the search is quick.
+SECRETS = re.compile(
+    r"""
+      eyJ (?<![\w-]eyJ) [\w-]++ \.[\w-]++ (?:\.[\w-]*+)?  # a JSON Web Token
+    | [Bb][Ee][Aa][Rr][Ee][Rr]\s+ [\w.~+/=-]{8,}           # any other token
+    | \$[\w-]++\$ [\w$=,./+-]{16,}                         # the hash of a password
+    | :// [^\s/@:]*+ : [^\s/@]+ @                          # user and password in a URL
+    """,
+    re.VERBOSE,
+)
+SECRET_NAMES = re.compile("password|secret|token|authorization|cookie|api_?key", re.IGNORECASE)
+# What could begin a line or move the cursor of a terminal.
+CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
+MANY_LINES = {"exception", "stack"}
+# What uvicorn says of WebSockets, with the query: each has a line in the log when it is closed.
+WEBSOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed")
+
+
+def configure_logging(settings: ServiceSettings) -> None:
+    """Send to stderr what the application, its libraries and uvicorn log, from now on.
+
+    As logging.basicConfig does, it leaves all as it is where somebody has configured logging.
+    """
+    root = logging.getLogger()
+    if root.handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.setFormatter(make_formatter(settings, handler.stream))
+    root.addHandler(handler)
+    # Libraries have to have a reason: the others of their lines are many, with URLs and values.
+    level = logging.getLevelNamesMapping()[settings.log_level]
+    root.setLevel(max(level, logging.WARNING))
+    logging.getLogger("app").setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        server = logging.getLogger(name)
+        server.handlers.clear()
+        server.setLevel(max(level, logging.INFO))
+        server.propagate = name != "uvicorn.access"  # app.core.requests has lines of its own
+    logging.getLogger("uvicorn.error").addFilter(is_no_websocket_line)
+    logging.captureWarnings(True)
+
+
+def configure_structlog() -> None:
+    """Hand what is logged by structlog to `logging`, unless somebody has configured structlog."""
+    if structlog.is_configured():
+        return
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            structlog.processors.StackInfoRenderer(),
+            ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+
+
+def make_formatter(settings: ServiceSettings, stream: TextIO) -> logging.Formatter:
+    """Return the formatter for `stream` that the environment asks for."""
+    is_debug = settings.log_level == "DEBUG"
+    renderers: list[Processor] = (
+        [JSONRenderer()]
+        if settings.is_deployed
+        else [keep_in_line, ConsoleRenderer(colors=stream.isatty(), sort_keys=False)]
+    )
+    return ProcessorFormatter(
+        foreign_pre_chain=[ExtraAdder()],
+        processors=[
+            merge_contextvars,
+            say_when_and_who,
+            ExceptionRenderer(full_traceback if is_debug else short_traceback),
+            mask_values,
+            *renderers,
+        ],
+    )
+
+
+def say_when_and_who(_: object, __: str, event: EventDict) -> EventDict:
+    """Put the record's time, level and logger first."""
+    record: logging.LogRecord = event.pop("_record")
+    del event["_from_structlog"]
+    event.pop("color_message", None)  # uvicorn's second version of its messages
+    if "stack_info" in event:
+        event["stack"] = event.pop("stack_info")
+    first: EventDict = {
+        "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+        "level": record.levelname.lower(),
+        "event": str(event["event"]).rstrip(),
+        "logger": record.name,
+    }
+    return {**first, **event, **first}  # no value of the event's takes their place
+
+
+def mask_values(_: object, __: str, event: EventDict) -> EventDict:
+    """Mask what looks like a secret, or is called one."""
+    return mask_mapping(event)
+
+
+def mask_mapping(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Mask the values of a mapping."""
+    masked = {}
+    for name, value in values.items():
+        shown, is_secret = read_name(str(name))
+        # A number is no secret, such as max_tokens.
+        hidden = is_secret and not (value is None or isinstance(value, int | float))
+        masked[shown] = MASK if hidden else mask(value)
+    return masked
+
+
+def mask_text(text: str) -> str:
+    """Return a text in which nothing looks like a secret."""
+    if "@" in text or "%40" in text:
+        text = EMAIL_ADDRESS.sub(MASK, text)
+    return SECRETS.sub(MASK, text)
+
+
+def mask(value: object) -> Any:
+    """Return a value for JSON in which nothing looks like a secret."""
+    if isinstance(value, str):
+        return mask_text(value)
+    if value is None or isinstance(value, int | float):
+        return value
+    if isinstance(value, Mapping):
+        return mask_mapping(value)
+    if isinstance(value, list | tuple | set | frozenset):
+        return [mask(each) for each in value]
+    return mask(repr(value))
+
+
+@lru_cache(256)
+def read_name(name: str) -> tuple[str, bool]:
+    """Return the name of a value, masked, and whether what is called so is a secret."""
+    return mask_text(name), SECRET_NAMES.search(name) is not None
+
+
+def keep_in_line(_: object, __: str, event: EventDict) -> EventDict:
+    """Escape line breaks, by which a client could write lines of its own; indent tracebacks."""
+    return {
+        name.translate(CONTROLS): indent_lines(value) if name in MANY_LINES else in_line(value)
+        for name, value in event.items()
+    }
+
+
+def in_line(value: object) -> object:
+    """Escape what is not of a line, where the value is text; the renderer escapes the others."""
+    return value.translate(CONTROLS) if isinstance(value, str) else value
+
+
+def indent_lines(value: object) -> str:
+    """Indent each line, as no line of the log is."""
+    return "\n".join(f"    {in_line(line)}" for line in str(value).split("\n"))
+
+
+def is_no_websocket_line(record: logging.LogRecord) -> bool:
+    """Let all records through but uvicorn's of WebSockets."""
+    return not str(record.msg).startswith(WEBSOCKET_LINES)
