@@ -127,7 +127,7 @@ def test_the_log_shows_where_a_request_failed_and_little_more(
         cwd=copy, port=port, log=tmp_path / "log", env=os.environ,
     ) as server:  # fmt: skip
         assert httpx.get(f"{server.url}/broken").status_code == 500
-        traceback = server.stop().split("ERROR:")[1].split("INFO:")[0]
+        traceback = server.stop().split("[error")[1].split("[info")[0]
     assert "KeyError: 'key'" in traceback
     assert "app/main.py" in traceback
     assert len(traceback.splitlines()) < 10, traceback
