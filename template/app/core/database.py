@@ -12,6 +12,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     MetaData,
+    PoolResetState,
     Table,
     TypeDecorator,
     event,
@@ -203,6 +204,16 @@ def begin_sqlite_transaction(connection: Connection) -> None:
     connection.exec_driver_sql(f"BEGIN {mode}")
 
 
+def end_sqlite_transaction(dbapi_connection: Any, _: object, state: PoolResetState) -> None:
+    """Roll back what a commit that failed has left open, and locked; SQLAlchemy takes it for over.
+
+    A foreign key that is checked at the end may fail it, or a disk that is full.
+    """
+    driver_connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
+    if state.asyncio_safe and driver_connection.in_transaction:
+        dbapi_connection.rollback()
+
+
 def refuse_lost_connection(dbapi_connection: Any, *_: object) -> None:
     """Raise DisconnectionError for a connection that the server has closed; ask it nothing."""
     if dbapi_connection.driver_connection.is_closed():
@@ -210,7 +221,11 @@ def refuse_lost_connection(dbapi_connection: Any, *_: object) -> None:
 
 
 LISTENERS: dict[str, dict[str, Callable[..., None]]] = {
-    "sqlite": {"connect": set_up_sqlite_connection, "begin": begin_sqlite_transaction},
+    "sqlite": {
+        "connect": set_up_sqlite_connection,
+        "begin": begin_sqlite_transaction,
+        "reset": end_sqlite_transaction,
+    },
     "asyncpg": {"checkout": refuse_lost_connection},
 }
 

@@ -12,8 +12,6 @@ class User(Base):
     """An account."""
 
     __tablename__ = "users"
-    # Or the next account could have the id of one that was deleted, and be opened by its tokens.
-    __table_args__ = {"sqlite_autoincrement": True}
 
     id: Mapped[int] = mapped_column(primary_key=True)
     email: Mapped[str] = mapped_column(String(254), unique=True)

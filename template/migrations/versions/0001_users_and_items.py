@@ -24,7 +24,6 @@ def upgrade() -> None:
         sa.Column("welcomed_at", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
         sa.UniqueConstraint("email", name=op.f("uq_users_email")),
-        sqlite_autoincrement=True,
     )
     op.create_table(
         "items",

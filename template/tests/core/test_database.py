@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.core.database import (
     READ_ONLY,
+    SessionDep,
     UtcDateTime,
     add_listeners,
     begin_reading,
@@ -39,6 +40,7 @@ from app.core.database import (
     refuse_lost_connection,
 )
 from app.settings import Settings
+from tests.conftest import MakeClient
 
 table = Table(
     "core_test_points_in_time",
@@ -120,6 +122,30 @@ async def test_writers_that_read_first_wait_for_one_another(app: FastAPI) -> Non
     await asyncio.gather(*(read_then_write() for _ in range(4)))
     async with factory() as session:
         assert len((await session.execute(select(table))).all()) == 4
+
+
+@pytest.mark.committed
+async def test_commit_that_fails_is_no_success(app: FastAPI, make_client: MakeClient) -> None:
+    factory: async_sessionmaker[AsyncSession] = app.state.session_factory
+    async with factory() as session:
+        await session.execute(text("CREATE TABLE core_parents (id INTEGER PRIMARY KEY)"))
+        await session.execute(
+            text(
+                "CREATE TABLE core_children (parent_id INTEGER "
+                "REFERENCES core_parents DEFERRABLE INITIALLY DEFERRED)"
+            )
+        )
+        await session.commit()
+
+    @app.post("/children")
+    async def create_child(session: SessionDep) -> None:
+        await session.execute(text("INSERT INTO core_children VALUES (99)"))
+        await session.commit()  # which is when the parent is missed
+
+    client = await make_client(raise_app_exceptions=False)
+    assert (await client.post("/children")).status_code == 500
+    async with factory() as session:
+        assert await session.scalar(text("SELECT count(*) FROM core_children")) == 0
 
 
 def test_sqlite_enforces_foreign_keys_and_begins_for_real(tmp_path: Path) -> None:
@@ -287,3 +313,17 @@ def test_tables_that_number_no_rows_are_as_before(
     metadata.create_all(engine)
     engine.dispose()
     assert not things.dialect_options["sqlite"]["autoincrement"]
+
+
+def test_commit_that_fails_on_sqlite_leaves_nothing_locked(tmp_path: Path) -> None:
+    engine = sqlalchemy.create_engine(f"sqlite:///{tmp_path}/test.db")
+    add_listeners(engine)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE parent (id INTEGER PRIMARY KEY)"))
+        child = "CREATE TABLE child (id REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
+        connection.execute(text(child))
+    with pytest.raises(IntegrityError), engine.begin() as connection:
+        connection.execute(text("INSERT INTO child VALUES (1)"))
+    with engine.begin() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM child")) == 0
+    engine.dispose()
