@@ -197,7 +197,7 @@ def test_one_command_deletes_the_example_and_one_brings_it_back(
     replace_checks(project.path, "true")  # the same files pass them in tests/test_project.py
     for example in (False, True):
         said = check_answered(project, example=example)
-        assert ("- migrations/versions/0001_users_and_items.py goes" in said) is not example
+        assert ("- migrations/versions/0001_users_and_items.py is deleted" in said) is not example
         fresh = tmp_path / f"fresh-{example}"
         render(releases, fresh, {**answers, "example": example}, PRESENT)
         replace_checks(fresh, "true")
