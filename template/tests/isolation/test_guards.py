@@ -149,7 +149,7 @@ async def test_timers_run_on_where_the_clock_stands_still(monkeypatch: pytest.Mo
     assert asyncio.get_running_loop().time() > 0
 
 
-@pytest.mark.timeout(120)  # it runs pytest, which starts slowly
+@pytest.mark.timeout(300)  # it runs pytest, which starts slowly
 async def test_faulty_tests_fail_and_leave_the_others_alone(
     db_engine: AsyncEngine, tmp_path: Path
 ) -> None:
