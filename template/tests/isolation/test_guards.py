@@ -169,7 +169,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     )
     output = (result.stdout + result.stderr).decode()
     assert result.returncode == pytest.ExitCode.TESTS_FAILED, output
-    # In CI, pytest repeats the errors in full in its summary.
+    # On a build server, pytest repeats the errors in full in its summary.
     failures = output.partition("short test summary info")[0]
     # Leftovers are errors of the teardown; the test itself has passed.
     assert "5 failed, 8 passed, 1 skipped, 1 xfailed, 9 errors" in output
