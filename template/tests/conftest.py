@@ -61,7 +61,7 @@ async def isolation(
     databases: Databases,
     rolled_back_transaction: RolledBackTransaction,
 ) -> AsyncIterator[Isolation]:
-    """A transaction that is rolled back; with the marker `committed`, a database that is cleaned."""
+    """A transaction that is rolled back; with the marker `committed`, a cleaned database."""
     isolation = isolation_of(request.node, databases, rolled_back_transaction)
     async with isolation.around_test():
         yield isolation

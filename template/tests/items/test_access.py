@@ -27,7 +27,7 @@ class Answers(NamedTuple):
     """Nobody, and whoever sends a token that is not valid."""
 
 
-# An operation that you add to one of these routers needs a line here. The last one deletes the item.
+# If you add an operation to one of these routers, add a line here. The last one deletes the item.
 TABLE = {
     "GET /livez": Answers(200, 200, 200),
     "GET /readyz": Answers(200, 200, 200),
