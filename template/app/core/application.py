@@ -16,6 +16,7 @@ from app.core.migrations import read_revisions
 from app.core.problems import answer_as_fastapi_does
 from app.core.requests import RequestMiddleware
 from app.core.stopping import Stopping, StoppingMiddleware, when_told_to_stop
+from app.core.telemetry import TELEMETRY, read_telemetry_variables, trace_statements
 from app.core.unavailable import answer_database_errors
 from app.core.web_security import add_web_security
 from app.database import ENGINE_OPTIONS
@@ -53,6 +54,7 @@ def build_app(
             app.title,
             extra={"environment": settings.environment, "database": engine.dialect.name},
         )
+        trace_statements(engine.sync_engine)
         read_revisions()  # takes a while
         try:
             with when_told_to_stop(stopping.begin):
@@ -64,6 +66,8 @@ def build_app(
     options = {"max_body_size": settings.max_body_size, **options}
     if not settings.api_docs:
         options["openapi_url"] = None
+    read_telemetry_variables()
+    options["telemetry"] = {**TELEMETRY, **(options.get("telemetry") or {})}
     options["exception_handlers"] = {
         RequestValidationError: answer_as_fastapi_does,
         **(options.get("exception_handlers") or {}),
