@@ -71,6 +71,15 @@ async def test_statement_that_fails_is_a_span_with_an_error(own_engine: AsyncEng
     assert "hunter2" not in span.to_json()
 
 
+@COMMITTED
+async def test_connection_that_fails_is_reported_as_it_is(own_engine: AsyncEngine) -> None:
+    dialect = own_engine.dialect
+    away = dialect.loaded_dbapi.OperationalError("away")
+    failing = patch.object(dialect, "connect", side_effect=away)
+    with failing, pytest.raises(SQLAlchemyError, match="away"):
+        await spans_of(own_engine, "SELECT 1")
+
+
 async def test_nothing_listens_where_nobody_records(settings: Settings) -> None:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
