@@ -1,4 +1,4 @@
-"""The application without the features: what app/main.py builds on."""
+"""Build the application without its features, for app/main.py."""
 
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -34,13 +34,13 @@ def build_app(
 ) -> FastAPI:
     """Build a FastAPI application with logging, the database and the health probes.
 
-    `app.state` holds `settings`, `session_factory` and `stopping`, and `request.state.core` is
-    `app.state`, for what is mounted. `lifespan` runs around all requests, with the database at
-    hand; what it yields is `request.state`. `engine_options` go to the application's engine, and
-    prevail over those that the settings and app/database.py name; the other options go to FastAPI.
+    `app.state` has `settings`, `session_factory` and `stopping`; mounted applications find it as
+    `request.state.core`. `lifespan` runs around all requests and can use the database; what it
+    yields is `request.state`. `engine_options` override those of the settings and app/database.py.
+    All other options go to FastAPI.
     """
     configure_structlog()
-    if logging.getLogger("uvicorn").handlers:  # it waits for this application, and will say so
+    if logging.getLogger("uvicorn").handlers:  # uvicorn is loading this application and will log it
         configure_logging(settings)
     own = {**ENGINE_OPTIONS, **(engine_options or {})}
     engine = create_engine(settings.database_url, **complete_options(own, settings))
@@ -55,7 +55,7 @@ def build_app(
             extra={"environment": settings.environment, "database": engine.dialect.name},
         )
         trace_statements(engine.sync_engine)
-        read_revisions()  # takes a while
+        read_revisions()  # slow, so not in the first request
         try:
             with when_told_to_stop(stopping.begin):
                 async with lifespan(app) as state:

@@ -1,4 +1,4 @@
-"""The settings every service has, and how they are read."""
+"""The settings that every service has, and how they are read."""
 
 import os
 import re
@@ -26,7 +26,7 @@ PLACEHOLDER = "change-me"
 
 
 def require_async_driver(url: str) -> str:
-    """Return `url` unchanged; raise ValueError unless its driver is installed and for asyncio."""
+    """Return `url`. Raises ValueError unless its driver is installed and supports asyncio."""
     try:
         dialect = make_url(url).get_dialect()
         dialect.import_dbapi()
@@ -47,7 +47,7 @@ def split_at_commas(value: object) -> object:
 
 
 def require_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `hosts` unchanged; raise ValueError unless each is a name, perhaps with a wildcard."""
+    """Return `hosts`. Raises ValueError unless each is a host name or starts with `*.`."""
     if not all(re.fullmatch(r"\*|(\*\.)?[\w.-]+", host) for host in hosts):
         raise ValueError(
             "should be names of hosts with commas between them, without schemes and ports, "
@@ -57,7 +57,7 @@ def require_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def require_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
-    """Return `origins` unchanged; raise ValueError unless each has a scheme and no path."""
+    """Return `origins`. Raises ValueError unless each has a scheme and no path."""
     if not all(re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin) for origin in origins):
         raise ValueError(
             "should be origins with commas between them, with schemes and without paths, "
@@ -70,44 +70,43 @@ CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_at_c
 
 
 class ServiceSettings(BaseSettings):
-    """What the core needs to know. Each field is an environment variable in upper case."""
+    """The settings of the core. Each field is an environment variable in upper case."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
     environment: Literal["development", "test", "staging", "production"]
     database_url: Annotated[str, AfterValidator(require_async_driver), Field(repr=False)]
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    # Of each process, for a database that is a server: the connections that it keeps, those that it
-    # opens beyond them, and the seconds that a request waits for one.
+    # For a database server, per process: the connections that are kept open, those that may be
+    # opened in addition, and the seconds that a request waits for one.
     database_pool_size: Annotated[int, Field(ge=1)] = 5
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
     database_pool_timeout: Annotated[float, Field(gt=0)] = 5
-    # The seconds that a statement may take, and may wait for what another transaction has locked;
-    # 0 is without a limit.
+    # The seconds that a statement may take, and may wait for a lock; 0 means no limit.
     database_statement_timeout: Annotated[float, Field(ge=0)] = 30
     database_lock_timeout: Annotated[float, Field(ge=0)] = 3
     max_body_size: Annotated[int, Field(ge=0)] = 10 * 2**20  # bytes of a request
     allowed_hosts: Annotated[CommaSeparated, AfterValidator(require_hosts)] = ("*",)
     cors_origins: Annotated[CommaSeparated, AfterValidator(require_origins)] = ()
     api_docs: bool = True  # serve /docs, /redoc and /openapi.json
-    # Seconds that requests have to end when the service is told to stop. uvicorn reads the same
-    # variable, for what the application cannot end, such as a client that reads nothing.
+    # The seconds that requests may continue after SIGTERM. uvicorn reads the same variable, for
+    # what the application cannot end, such as a client that does not read.
     uvicorn_timeout_graceful_shutdown: Annotated[int, Field(ge=1)] = 8
 
     @property
     def is_deployed(self) -> bool:
-        """Whether others than its developers use the service."""
+        """Whether the environment is staging or production."""
         return self.environment in {"staging", "production"}
 
 
 class CoreSettings(ServiceSettings):
-    """The settings of a service that signs something: they also ask for a key, SECRET_KEY."""
+    """The settings of a service that signs something, which requires SECRET_KEY."""
 
     secret_key: Annotated[SecretStr, Field(min_length=32)]
 
     @model_validator(mode="after")
     def refuse_placeholder(self) -> Self:
-        """Raise ValueError when the key of `.env.example` would sign something real."""
+        """Raise ValueError if a deployed service uses the key of `.env.example`."""
         if self.is_deployed and PLACEHOLDER in self.secret_key.get_secret_value():
             raise ValueError(
                 "SECRET_KEY: is the placeholder of .env.example; make one with: "
@@ -117,11 +116,11 @@ class CoreSettings(ServiceSettings):
 
 
 def env_file() -> Path | None:
-    """Say which file completes the environment.
+    """Return the file that completes the environment.
 
-    `.env` where there is one. Else, on a developer's fresh checkout, `.env.example`:
-    never where ENVIRONMENT is set, so that a deployed service is told what it lacks.
-    Tests always get `.env.example`, so that they do not depend on a developer's `.env`.
+    This is `.env`, if it exists, or `.env.example` on a fresh checkout. If ENVIRONMENT is set,
+    `.env.example` is not used, so that a deployed service is told what is missing. Tests always
+    use `.env.example`, so that they do not depend on a developer's `.env`.
     """
     environment = os.environ.get("ENVIRONMENT")
     if environment == "test":
@@ -132,7 +131,7 @@ def env_file() -> Path | None:
 
 
 def describe(error: ValidationError) -> str:
-    """Name each variable that is missing or wrong, a line each, without its value."""
+    """List each variable that is missing or wrong, one per line, without its value."""
     lines = []
     for problem in error.errors(include_input=False, include_url=False):
         variable = "__".join(str(part) for part in problem["loc"]).upper()
@@ -143,9 +142,9 @@ def describe(error: ValidationError) -> str:
 
 
 def load_settings(settings_class: type[SettingsT], **values: Any) -> SettingsT:
-    """Read the settings from `values`, the environment and `.env`, in this order.
+    """Load the settings from `values`, the environment and `.env`, in this order.
 
-    Raises SystemExit, with a message that names each variable at fault.
+    Raises SystemExit with a message that lists each invalid variable.
     """
     try:
         return settings_class(_env_file=env_file(), **values)

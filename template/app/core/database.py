@@ -1,4 +1,4 @@
-"""The database: base class of the models, engine, and the session of a request."""
+"""The database: the base class of models, the engine, and the session of a request."""
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
@@ -35,13 +35,13 @@ from app.database import ENGINE_OPTIONS, METADATA_OPTIONS, TYPE_ANNOTATION_MAP
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time: aware datetimes in and out, also on SQLite, which keeps no offset."""
+    """An aware datetime, also on SQLite, which stores no UTC offset."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Store in UTC; a naive datetime is taken as local time, as Python does."""
+        """Convert to UTC. A naive datetime is local time, as in Python."""
         return value and value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -51,7 +51,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# Constraints are named by rule, so that a migration can name what it drops:
+# Constraints are named by rule, so that a migration can drop them by name:
 # https://alembic.sqlalchemy.org/en/latest/naming.html
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_N_label)s",
@@ -71,10 +71,10 @@ class Base(DeclarativeBase):
 
 @event.listens_for(Table, "before_create")
 def number_rows_once(table: Table, *_: object, **__: object) -> None:
-    """Let SQLite give the id of a row that was deleted to no other one: AUTOINCREMENT.
+    """Use AUTOINCREMENT on SQLite, so that the id of a deleted row is never reused.
 
-    Somebody may still have it, in an access token for one. It holds also where a migration creates
-    the table; a model that says `sqlite_autoincrement` itself is left alone.
+    Somebody may still have the id, for example in an access token. This also applies to tables
+    that a migration creates. A model with its own `sqlite_autoincrement` is not changed.
     """
     column = table.autoincrement_column
     is_integer = column is not None and column.type.compile(dialect=SQLITE) == "INTEGER"
@@ -91,7 +91,7 @@ CLIENT_DELAY = 2.0
 
 
 def create_engine(url: str, **options: Any) -> AsyncEngine:
-    """Make the engine for `url`, an SQLAlchemy URL, with those of app/database.py and `options`."""
+    """Create the engine for an SQLAlchemy URL, with `options` and those in app/database.py."""
     parsed = make_url(url)
     defaults = default_options(parsed.get_driver_name(), parsed.get_dialect().import_dbapi())
     engine = create_async_engine(url, **completed({**ENGINE_OPTIONS, **options}, defaults))
@@ -100,27 +100,27 @@ def create_engine(url: str, **options: Any) -> AsyncEngine:
 
 
 def default_options(driver: str, dbapi: Any) -> dict[str, Any]:
-    """Return the options of an engine with this driver, given its DBAPI."""
-    if driver == "asyncpg":  # refuse_lost_connection does what a ping would do
+    """Return the default engine options for a driver, given its DBAPI module."""
+    if driver == "asyncpg":  # refuse_lost_connection replaces the ping
         return {"connect_args": {"async_creator_fn": make_connect(dbapi)}}
     waits = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if driver == "aiosqlite" else {}
     return {"pool_pre_ping": True, **waits}
 
 
 def make_connect(dbapi: Any) -> Callable[..., Any]:
-    """Return the `connect` of asyncpg, with errors that SQLAlchemy takes for the database's."""
+    """Return asyncpg's `connect` with errors that SQLAlchemy recognizes as database errors."""
 
     async def connect(**options: Any) -> Any:
         try:
             return await dbapi.asyncpg.connect(**options)
-        except OSError as error:  # nobody listens, or answers in time
+        except OSError as error:  # nobody listens or responds in time
             raise dbapi.OperationalError(str(error) or type(error).__name__, error) from error
 
     return connect
 
 
 def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `own` with the `defaults` that it lacks, also in the mappings that both have."""
+    """Return `own` completed with `defaults`, also inside nested mappings."""
     both = {**defaults, **own}
     for name in defaults.keys() & own.keys():
         if isinstance(own[name], Mapping) and isinstance(defaults[name], Mapping):
@@ -129,11 +129,11 @@ def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 
 
 def complete_options(own: Mapping[str, Any], settings: ServiceSettings) -> dict[str, Any]:
-    """Return `own`, options of create_engine, with those that `settings` decide."""
-    # What a failed statement was given may be an address or a password's hash: not for the log.
+    """Return `own`, options of create_engine, completed with those of `settings`."""
+    # The parameters of a failed statement can be e-mail addresses or password hashes.
     is_deployed = settings.environment not in {"development", "test"}
     options: dict[str, Any] = {"hide_parameters": is_deployed}
-    if "poolclass" not in own:  # NullPool has no size, for one
+    if "poolclass" not in own:  # for example, NullPool has no size
         options |= pool_options(settings)
     if make_url(settings.database_url).get_driver_name() == "asyncpg":
         options["connect_args"] = timeouts(settings)
@@ -141,9 +141,9 @@ def complete_options(own: Mapping[str, Any], settings: ServiceSettings) -> dict[
 
 
 def pool_options(settings: ServiceSettings) -> dict[str, Any]:
-    """Return the options of create_engine by which `settings` size the pool; SQLite has no server.
+    """Return the pool options of create_engine, or none for SQLite.
 
-    Its writers take turns, and its readers wait for nobody, however many connections there are.
+    On SQLite, writers take turns and readers never wait, whatever the number of connections.
     """
     if make_url(settings.database_url).get_backend_name() == "sqlite":
         return {}
@@ -155,10 +155,10 @@ def pool_options(settings: ServiceSettings) -> dict[str, Any]:
 
 
 def timeouts(settings: ServiceSettings) -> dict[str, Any]:
-    """Return the options of asyncpg's `connect` by which no request waits longer than it may.
+    """Return the options of asyncpg's `connect` that limit how long a request waits.
 
-    The server ends a statement that takes too long, and the client one that a server does not
-    answer, since its machine is frozen, for one, or the network in between is gone.
+    The server cancels a statement that takes too long. If the server does not respond, because its
+    machine is frozen or the network is down, the client gives up.
     """
     limits = {
         "statement_timeout": settings.database_statement_timeout,
@@ -166,7 +166,7 @@ def timeouts(settings: ServiceSettings) -> dict[str, Any]:
     }
     server = {name: f"{limit * 1000:.0f}" for name, limit in limits.items() if limit}
     options: dict[str, Any] = {"timeout": settings.database_pool_timeout}
-    if server:  # some proxies in front of a server accept none of these
+    if server:  # some connection poolers reject these
         options["server_settings"] = server
     if settings.database_statement_timeout:
         options["command_timeout"] = settings.database_statement_timeout + CLIENT_DELAY
@@ -174,7 +174,7 @@ def timeouts(settings: ServiceSettings) -> dict[str, Any]:
 
 
 def add_listeners(engine: Engine) -> None:
-    """Teach `engine` what its database and its driver need."""
+    """Add the event listeners for the database and the driver of `engine`."""
     event.listen(engine, "handle_error", tell_apart)
     for kind in (engine.dialect.name, engine.dialect.driver):
         for name, listener in LISTENERS.get(kind, {}).items():
@@ -182,22 +182,22 @@ def add_listeners(engine: Engine) -> None:
 
 
 def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
-    """Enforce foreign keys, let readers work beside a writer."""
-    # The driver's own transaction control begins too late for SAVEPOINT and DDL:
+    """Enforce foreign keys, and let readers work while another connection writes."""
+    # The driver begins transactions too late for SAVEPOINT and DDL:
     # https://docs.sqlalchemy.org/en/21/dialects/sqlite.html#sqlite-transactions
     dbapi_connection.isolation_level = None
     cursor = dbapi_connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA journal_mode = WAL")
-    # A commit survives a killed process. When the machine loses power, the last ones may be lost.
+    # Commits survive a killed process. A power failure can lose the last ones.
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 
 
 def begin_sqlite_transaction(connection: Connection) -> None:
-    """Begin for real, what the driver no longer does, and as a writer unless told otherwise.
+    """Begin a transaction, which the driver no longer does, by default as a writer.
 
-    A transaction that has read cannot wait for another writer, it fails when it wants to write:
+    A transaction that has read cannot wait for another writer. It fails when it tries to write:
     https://sqlite.org/lang_transaction.html#read_transactions_versus_write_transactions
     """
     mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
@@ -205,9 +205,9 @@ def begin_sqlite_transaction(connection: Connection) -> None:
 
 
 def end_sqlite_transaction(dbapi_connection: Any, _: object, state: PoolResetState) -> None:
-    """Roll back what a commit that failed has left open, and locked; SQLAlchemy takes it for over.
+    """Roll back a transaction that a failed commit has left open, and that keeps its locks.
 
-    A foreign key that is checked at the end may fail it, or a disk that is full.
+    A commit can fail because of a deferred foreign key or a full disk.
     """
     driver_connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
     if state.asyncio_safe and driver_connection.in_transaction:
@@ -215,7 +215,7 @@ def end_sqlite_transaction(dbapi_connection: Any, _: object, state: PoolResetSta
 
 
 def refuse_lost_connection(dbapi_connection: Any, *_: object) -> None:
-    """Raise DisconnectionError for a connection that the server has closed; ask it nothing."""
+    """Raise DisconnectionError if the server has closed the connection, without a round trip."""
     if dbapi_connection.driver_connection.is_closed():
         raise DisconnectionError
 
@@ -231,15 +231,15 @@ LISTENERS: dict[str, dict[str, Callable[..., None]]] = {
 
 
 def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
-    """Make the application's one session factory.
+    """Create the session factory of the application.
 
-    Objects stay readable after a commit: reloading them on access is not possible in async code.
+    Objects stay readable after a commit, because async code cannot reload them on access.
     """
     return async_sessionmaker(engine, expire_on_commit=False)
 
 
 def core_state(connection: HTTPConnection) -> State:
-    """Return the state of the application that `build_app` made, also in one that it mounts."""
+    """Return the state of the application from `build_app`, also in applications that it mounts."""
     state: State = connection.app.state
     if not hasattr(state, "session_factory"):
         state = getattr(connection.state, "core", state)
@@ -254,14 +254,14 @@ def core_state(connection: HTTPConnection) -> State:
 async def get_session_factory(connection: HTTPConnection) -> async_sessionmaker[AsyncSession]:
     """Return the session factory, for work that outlives a dependency.
 
-    Background tasks, WebSockets and streams open short sessions of their own with it.
+    Background tasks, WebSockets and streams use it to open their own short sessions.
     """
     factory: async_sessionmaker[AsyncSession] = core_state(connection).session_factory
     return factory
 
 
-# Execution options of a connection for a transaction that only reads: on SQLite, it goes on
-# beside a writer instead of waiting for it.
+# Execution options of a connection for a read-only transaction: on SQLite, it does not wait for
+# writers.
 READ_ONLY = {"sqlite_begin": "DEFERRED"}
 # https://www.rfc-editor.org/rfc/rfc9110#name-safe-methods
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -270,7 +270,7 @@ SessionFactoryDep = Annotated[async_sessionmaker[AsyncSession], Depends(get_sess
 
 
 async def begin_reading(session: AsyncSession) -> None:
-    """Begin a transaction that only reads, unless one has begun; PostgreSQL need not be told."""
+    """Begin a read-only transaction, unless one has begun. PostgreSQL does not need this."""
     if session.get_bind().dialect.name == "sqlite" and not session.in_transaction():
         await session.connection(execution_options=READ_ONLY)
 
@@ -278,20 +278,20 @@ async def begin_reading(session: AsyncSession) -> None:
 async def get_session(
     factory: SessionFactoryDep, connection: HTTPConnection
 ) -> AsyncIterator[AsyncSession]:
-    """Yield the request's session; what the endpoint does not commit is rolled back."""
+    """Yield the session of the request. Changes that are not committed are rolled back."""
     async with factory() as session:
         if connection.scope.get("method") in SAFE_METHODS:
             await begin_reading(session)
         yield session
 
 
-# "function": closed before the response is sent, so that no slow client and
-# no background task keeps a connection.
+# "function": closed before the response is sent, so that slow clients and background tasks do not
+# keep a connection.
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 
 
 async def get_read_only_session(session: SessionDep) -> AsyncSession:
-    """Return the request's session, for an endpoint that only reads though its method is POST."""
+    """Return the session of the request, for an endpoint that only reads, whatever its method."""
     await begin_reading(session)
     return session
 

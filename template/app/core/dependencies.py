@@ -1,4 +1,4 @@
-"""What every endpoint may ask for, beside the session."""
+"""Dependencies for every endpoint, besides the session."""
 
 from typing import Annotated
 
@@ -10,7 +10,7 @@ from app.settings import Settings
 
 
 async def get_settings(connection: HTTPConnection) -> Settings:
-    """Return the settings that the application was made with."""
+    """Return the settings of the application."""
     settings: Settings = core_state(connection).settings
     return settings
 

@@ -1,4 +1,4 @@
-"""Probes for whatever runs the service: is it alive, can it serve?"""
+"""Health checks: is the service alive, and is it ready?"""
 
 import asyncio
 import logging
@@ -29,16 +29,16 @@ class Health(BaseModel):
 
 
 class Readiness:
-    """Finds out whether the service can serve: the database answers, and is migrated."""
+    """Checks whether the database answers and is migrated."""
 
     def __init__(self) -> None:
         self._check: asyncio.Task[str | None] | None = None
 
     async def check(self, factory: async_sessionmaker[AsyncSession]) -> str | None:
-        """Return why the service cannot serve, None where it can; after DATABASE_TIMEOUT at most.
+        """Return why the service is not ready, or None, within DATABASE_TIMEOUT.
 
-        The database is asked once at a time: where it hangs, the next caller waits for the same
-        answer. Nobody waits for the end of a question that is cancelled, which may hang as well.
+        There is one query at a time: if the database hangs, the next caller waits for the same
+        query. A cancelled query is not awaited, because it can hang as well.
         """
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(ask(factory))
@@ -51,7 +51,7 @@ class Readiness:
 
 
 async def ask(factory: async_sessionmaker[AsyncSession]) -> str | None:
-    """Ask the database whether it is migrated. Return why the service cannot serve, or None."""
+    """Return why the service is not ready, None if the database answers and is migrated."""
     try:
         async with factory() as session:
             connection = await session.connection(execution_options=READ_ONLY)

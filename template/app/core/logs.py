@@ -1,7 +1,7 @@
-"""The log: one stream, stderr, and one format for all who write to it.
+"""Logging: everything goes to stderr, in one format.
 
-JSON where the service is deployed, and text for people elsewhere. Whoever writes, by `logging` or
-by structlog, the line says which request it belongs to; it has no secrets, and no second line.
+The format is JSON in staging and production, and text otherwise. `logging` and structlog produce
+the same lines: with the id of the request, without secrets, and without line breaks.
 """
 
 import logging
@@ -23,7 +23,7 @@ from app.core.tracebacks import full_traceback, short_traceback
 
 MASK = "[masked]"
 EMAIL_ADDRESS = re.compile(r"(?<![\w.+-])[\w.+-]++(?:@|%40)[\w-]++(?:\.[\w-]++)+")
-# Each begins with other characters than most of a text has, and so the search is quick.
+# Each pattern begins with characters that are rare in text, which makes the search fast.
 SECRETS = re.compile(
     r"""
       eyJ (?<![\w-]eyJ) [\w-]++ \.[\w-]++ (?:\.[\w-]*+)?  # a JSON Web Token
@@ -34,17 +34,17 @@ SECRETS = re.compile(
     re.VERBOSE,
 )
 SECRET_NAMES = re.compile("password|secret|token|authorization|cookie|api_?key", re.IGNORECASE)
-# What could begin a line or move the cursor of a terminal.
+# Characters that start a new line or move the cursor of a terminal.
 CONTROLS = {code: repr(chr(code))[1:-1] for code in (*range(32), *range(127, 160), 0x2028, 0x2029)}
 MANY_LINES = {"exception", "stack"}
-# What uvicorn says of WebSockets, with the query: each has a line in the log when it is closed.
+# uvicorn's lines about WebSockets contain the query. RequestMiddleware logs each of them instead.
 WEBSOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed")
 
 
 def configure_logging(settings: ServiceSettings) -> None:
-    """Send to stderr what the application, its libraries and uvicorn log, from now on.
+    """Log the application, its libraries and uvicorn to stderr.
 
-    As logging.basicConfig does, it leaves all as it is where somebody has configured logging.
+    Like logging.basicConfig, it does nothing if logging is already configured.
     """
     root = logging.getLogger()
     if root.handlers:
@@ -52,7 +52,7 @@ def configure_logging(settings: ServiceSettings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(make_formatter(settings, handler.stream))
     root.addHandler(handler)
-    # Libraries have to have a reason: the others of their lines are many, with URLs and values.
+    # Libraries log warnings and errors only: their other lines are many, with URLs and values.
     level = logging.getLevelNamesMapping()[settings.log_level]
     root.setLevel(max(level, logging.WARNING))
     logging.getLogger("app").setLevel(level)
@@ -60,13 +60,13 @@ def configure_logging(settings: ServiceSettings) -> None:
         server = logging.getLogger(name)
         server.handlers.clear()
         server.setLevel(max(level, logging.INFO))
-        server.propagate = name != "uvicorn.access"  # app.core.requests has lines of its own
+        server.propagate = name != "uvicorn.access"  # app.core.requests logs requests instead
     logging.getLogger("uvicorn.error").addFilter(is_no_websocket_line)
     logging.captureWarnings(True)
 
 
 def configure_structlog() -> None:
-    """Hand what is logged by structlog to `logging`, unless somebody has configured structlog."""
+    """Send structlog's events to `logging`, unless structlog is already configured."""
     if structlog.is_configured():
         return
     structlog.configure(
@@ -82,7 +82,7 @@ def configure_structlog() -> None:
 
 
 def make_formatter(settings: ServiceSettings, stream: TextIO) -> logging.Formatter:
-    """Return the formatter for `stream` that the environment asks for."""
+    """Return the formatter for `stream`, depending on the environment."""
     is_debug = settings.log_level == "DEBUG"
     renderers: list[Processor] = (
         [JSONRenderer()]
@@ -102,10 +102,10 @@ def make_formatter(settings: ServiceSettings, stream: TextIO) -> logging.Formatt
 
 
 def say_when_and_who(_: object, __: str, event: EventDict) -> EventDict:
-    """Put the record's time, level and logger first."""
+    """Put the time, level and logger of the record first."""
     record: logging.LogRecord = event.pop("_record")
     del event["_from_structlog"]
-    event.pop("color_message", None)  # uvicorn's second version of its messages
+    event.pop("color_message", None)  # uvicorn's colored copy of the message
     if "stack_info" in event:
         event["stack"] = event.pop("stack_info")
     first: EventDict = {
@@ -114,11 +114,11 @@ def say_when_and_who(_: object, __: str, event: EventDict) -> EventDict:
         "event": str(event["event"]).rstrip(),
         "logger": record.name,
     }
-    return {**first, **event, **first}  # no value of the event's takes their place
+    return {**first, **event, **first}  # which the event cannot overwrite
 
 
 def mask_values(_: object, __: str, event: EventDict) -> EventDict:
-    """Mask what looks like a secret, or is called one."""
+    """Mask values that look like secrets or have the name of one."""
     return mask_mapping(event)
 
 
@@ -127,21 +127,21 @@ def mask_mapping(values: Mapping[Any, Any]) -> dict[str, Any]:
     masked = {}
     for name, value in values.items():
         shown, is_secret = read_name(str(name))
-        # A number is no secret, such as max_tokens.
+        # Numbers are not secrets: max_tokens, for example.
         hidden = is_secret and not (value is None or isinstance(value, int | float))
         masked[shown] = MASK if hidden else mask(value)
     return masked
 
 
 def mask_text(text: str) -> str:
-    """Return a text in which nothing looks like a secret."""
+    """Return a text with everything masked that looks like a secret."""
     if "@" in text or "%40" in text:
         text = EMAIL_ADDRESS.sub(MASK, text)
     return SECRETS.sub(MASK, text)
 
 
 def mask(value: object) -> Any:
-    """Return a value for JSON in which nothing looks like a secret."""
+    """Return a value for JSON with everything masked that looks like a secret."""
     if isinstance(value, str):
         return mask_text(value)
     if value is None or isinstance(value, int | float):
@@ -155,12 +155,12 @@ def mask(value: object) -> Any:
 
 @lru_cache(256)
 def read_name(name: str) -> tuple[str, bool]:
-    """Return the name of a value, masked, and whether what is called so is a secret."""
+    """Return a masked name, and whether values with this name are secrets."""
     return mask_text(name), SECRET_NAMES.search(name) is not None
 
 
 def keep_in_line(_: object, __: str, event: EventDict) -> EventDict:
-    """Escape line breaks, by which a client could write lines of its own; indent tracebacks."""
+    """Escape line breaks, so that clients cannot forge lines; indent tracebacks."""
     return {
         name.translate(CONTROLS): indent_lines(value) if name in MANY_LINES else in_line(value)
         for name, value in event.items()
@@ -168,15 +168,15 @@ def keep_in_line(_: object, __: str, event: EventDict) -> EventDict:
 
 
 def in_line(value: object) -> object:
-    """Escape what is not of a line, where the value is text; the renderer escapes the others."""
+    """Escape control characters in text; the renderer escapes other values."""
     return value.translate(CONTROLS) if isinstance(value, str) else value
 
 
 def indent_lines(value: object) -> str:
-    """Indent each line, as no line of the log is."""
+    """Indent each line, so that it does not look like a log line."""
     return "\n".join(f"    {in_line(line)}" for line in str(value).split("\n"))
 
 
 def is_no_websocket_line(record: logging.LogRecord) -> bool:
-    """Let all records through but uvicorn's of WebSockets."""
+    """Return False for uvicorn's records of WebSockets."""
     return not str(record.msg).startswith(WEBSOCKET_LINES)

@@ -1,4 +1,4 @@
-"""Whether the database has the migrations that this code was written for."""
+"""Check whether the database has the migrations of this code."""
 
 import logging
 from functools import cache
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Revisions(NamedTuple):
-    """The revisions in `migrations/`, and the newest of them."""
+    """All revisions in `migrations/`, and the newest ones."""
 
     known: frozenset[str]
     heads: frozenset[str]
@@ -24,7 +24,7 @@ class Revisions(NamedTuple):
 
 @cache
 def read_revisions() -> Revisions:
-    """Read the revisions once for this process; there are none where the code comes without."""
+    """Read the revisions once per process. Without `migrations/`, there are none."""
     try:
         script = ScriptDirectory.from_config(Config(toml_file=ROOT / "pyproject.toml"))
     except CommandError as error:
@@ -35,10 +35,10 @@ def read_revisions() -> Revisions:
 
 
 def is_behind(connection: Connection, revisions: Revisions) -> bool:
-    """Say whether the database lacks one of `revisions`.
+    """Return whether the database lacks a migration.
 
-    One that has a revision which this code does not know is ahead of it: a deployment has migrated
-    it, and has not replaced this process yet.
+    If it has a revision that this code does not know, it is ahead: a deployment has migrated it
+    and not yet replaced this process.
     """
     options = migration_options()
     name = options.get("version_table", "alembic_version")

@@ -1,8 +1,8 @@
 """Cursor (keyset) pagination: each page starts after the last row of the previous one.
 
-The cost of a page does not grow with its depth, given an index on the columns that the query
-filters by, followed by the columns of the order. Rows that are inserted or deleted between two
-pages do not make other rows appear twice or not at all.
+The cost of a page does not grow with its depth, if there is an index on the columns of the filter
+followed by those of the order. If rows are inserted or deleted between two pages, no other row is
+repeated or skipped.
 """
 
 from base64 import b64decode, urlsafe_b64encode
@@ -51,7 +51,7 @@ class PageParams(BaseModel):
 
 @dataclass(frozen=True)
 class Page(Generic[RowT]):
-    """Some rows of a list, and the cursor of the next page: None on the last page."""
+    """Some rows of a list, and the cursor of the next page, None on the last page."""
 
     items: Sequence[RowT]
     next_cursor: str | None
@@ -66,8 +66,8 @@ class Keyset:
 
         page = await NEWEST_FIRST.page(session, select(Item).where(...), params)
 
-    A cursor contains the values of these columns, readable for the client. It is not signed: a
-    forged cursor is another position in the rows that the query selects, and grants nothing.
+    A cursor contains the values of these columns, and clients can read them. It is not signed: a
+    forged cursor is just another position in the rows that the query selects.
     """
 
     def __init__(self, *columns: InstrumentedAttribute[Any], descending: bool = False) -> None:
@@ -86,13 +86,13 @@ class Keyset:
     async def page(
         self, session: AsyncSession, query: Select[RowT], params: PageParams
     ) -> Page[RowT]:
-        """Return the page of the results of `query` that `params` ask for.
+        """Return a page of the results of `query`.
 
-        Raises RequestValidationError when the cursor is malformed or belongs to another order.
+        Raises RequestValidationError if the cursor is malformed or belongs to another order.
         """
         if params.cursor is not None:
             query = query.where(self._after(params.cursor))
-        # One more row tells whether there is a next page.
+        # One more row shows whether there is a next page.
         query = query.order_by(*self._order).limit(params.limit + 1)
         found = (await session.scalars(query)).all()
         items = found[: params.limit]
@@ -121,7 +121,7 @@ class Keyset:
 
 
 def whole(bits: int) -> Any:
-    """Return the type of integers that fit into `bits` and a sign."""
+    """Return the type of signed integers with `bits` bits."""
     return Annotated[int, Field(ge=-(2**bits), lt=2**bits)]
 
 
@@ -141,7 +141,7 @@ KINDS: dict[type[Any], Any] = {
 
 
 def kind_of(column: InstrumentedAttribute[Any]) -> Any:
-    """Return the type of a column's values. Raises TypeError when it cannot be paged by."""
+    """Return the type of a column's values. Raises TypeError if pages cannot be sorted by it."""
     sql = column.type
     kind = next((kind for each, kind in KINDS.items() if isinstance(sql, each)), None)
     if isinstance(sql, Numeric) and sql.precision and sql.scale:

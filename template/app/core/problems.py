@@ -1,4 +1,4 @@
-"""Errors as problem details: what a feature raises becomes a response here, and nowhere else.
+"""Turn errors into problem details, in this one place.
 
 https://www.rfc-editor.org/rfc/rfc9457
 """
@@ -25,21 +25,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MEDIA_TYPE = "application/problem+json"
 PLAIN_TEXT = (b"content-type", b"text/plain; charset=utf-8")
-# What FastAPI(max_body_size=...), TrustedHostMiddleware and CORSMiddleware answer, by status code.
+# The plain-text responses of max_body_size, TrustedHostMiddleware and CORSMiddleware, by status.
 REFUSALS = {
     413: re.compile(b"Content Too Large"),
     400: re.compile(b"Invalid host header|Disallowed CORS .*"),
 }
 SCHEMAS = "#/components/schemas/"
 EMPTY: Mapping[str, object] = {}
-# Not every Python calls these two as RFC 9110 does.
+# Older Python versions have other names for these two than RFC 9110.
 TITLES = phrases | {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 class ProblemError(HTTPException):
-    """Why a request is not served: a feature raises its own, which says once what clients read.
+    """The base class of a feature's own errors. Each defines its status, type and title once.
 
-    `type` is for programs, and stays when the title changes::
+    `type` is for programs, and must not change when the title does::
 
         class OutOfStockError(ProblemError):
             status_code = status.HTTP_409_CONFLICT
@@ -64,7 +64,7 @@ def responses_of(*errors: type[ProblemError]) -> dict[int | str, dict[str, Any]]
 
 
 class ProblemDetails(BaseModel):
-    """Why a request was not served."""
+    """The body of an error response."""
 
     type: str
     title: str
@@ -75,7 +75,7 @@ class ProblemDetails(BaseModel):
 
 
 class InvalidPart(BaseModel):
-    """A part of a request that is not valid: where it is, and why. Not what it is."""
+    """A part of a request that is not valid: where it is and why, without its value."""
 
     loc: list[str | int]
     msg: str
@@ -83,7 +83,7 @@ class InvalidPart(BaseModel):
 
 
 class ValidationProblemDetails(ProblemDetails):
-    """Why a request is not valid."""
+    """The body of a 422 response."""
 
     errors: list[InvalidPart]
 
@@ -94,12 +94,12 @@ class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
     def render(self, content: Any) -> bytes:
-        """Escape all but ASCII: a client's names of fields may hold what UTF-8 cannot."""
+        """Escape non-ASCII characters: field names can contain lone surrogates."""
         return json.dumps(content).encode("ascii")
 
 
 def add_problem_details(app: FastAPI) -> None:
-    """Answer the errors of `app` with problem details, and declare it in its OpenAPI document."""
+    """Answer all errors of `app` with problem details, and declare them in its OpenAPI document."""
     app.add_exception_handler(StarletteHTTPException, answer_http_exception)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, answer_invalid_request)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, answer_unexpected_error)
@@ -123,7 +123,7 @@ def problem(
     members: Mapping[str, object] = EMPTY,
     headers: Mapping[str, str] | None = None,
 ) -> ProblemResponse:
-    """Answer `request` with what its status code says, and with `members`."""
+    """Return the problem response for a status code, with `members`."""
     content = {
         "type": "about:blank",
         "title": TITLES.get(status_code, "Error"),
@@ -139,7 +139,7 @@ def problem(
 
 
 async def answer_http_exception(request: Request, error: StarletteHTTPException) -> Response:
-    """Answer what a feature or the framework raises. A `detail` that is a dict becomes members."""
+    """Answer an HTTPException. If its `detail` is a dict, it becomes members."""
     if error.status_code < status.HTTP_400_BAD_REQUEST:  # a redirect, say
         return await http_exception_handler(request, error)
     detail: object = error.detail
@@ -150,24 +150,24 @@ async def answer_http_exception(request: Request, error: StarletteHTTPException)
 
 
 async def answer_invalid_request(request: Request, error: RequestValidationError) -> Response:
-    """Answer 422 without the input, which may be a secret."""
+    """Answer 422 without the input, which can be a secret."""
     members = {"errors": invalid_parts(error)}
     return problem(request, status.HTTP_422_UNPROCESSABLE_CONTENT, members)
 
 
 async def answer_unexpected_error(request: Request, _: Exception) -> Response:
-    """Answer 500 without a word about the error, which the server logs."""
+    """Answer 500 without details, which the server logs."""
     return problem(request, status.HTTP_500_INTERNAL_SERVER_ERROR)
 
 
 class RefusalProblems:
-    """Answers with a problem where the framework's middlewares refuse in plain text."""
+    """Replaces plain-text responses of the framework's middlewares with problems."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass all on, but for the responses that are in REFUSALS."""
+        """Replace the responses in REFUSALS, and pass on all others."""
         start: Message | None = None  # of a response that may be a refusal
         is_replaced = False
 
@@ -192,14 +192,14 @@ class RefusalProblems:
 
 
 def refusal(request: HTTPConnection, start: Message, text: str) -> ProblemResponse:
-    """Say in a problem what a response of a middleware says, and keep its other headers."""
+    """Return the problem for a plain-text response, with its other headers."""
     headers = {name.decode(): value.decode("latin-1") for name, value in start["headers"]}
     kept = {name: headers[name] for name in headers.keys() - {"content-type", "content-length"}}
     return problem(request, start["status"], {"detail": text}, kept)
 
 
 async def answer_as_fastapi_does(request: Request, error: RequestValidationError) -> Response:
-    """Answer 422, without the input where JSON cannot hold it, such as NaN."""
+    """Answer 422, without the input if JSON cannot represent it, such as NaN."""
     try:
         return await request_validation_exception_handler(request, error)
     except (ValueError, RecursionError):
@@ -208,12 +208,12 @@ async def answer_as_fastapi_does(request: Request, error: RequestValidationError
 
 
 def invalid_parts(error: RequestValidationError) -> list[dict[str, Any]]:
-    """Say what is wrong with which part of a request; see InvalidPart."""
+    """Return the invalid parts of a request; see InvalidPart."""
     return [{name: each[name] for name in InvalidPart.model_fields} for each in error.errors()]
 
 
 def declare_problems(document: dict[str, Any]) -> None:
-    """Declare problems in an OpenAPI document: a feature's, and what FastAPI answers by itself."""
+    """Declare problems in an OpenAPI document: those of features, and those of FastAPI."""
     for operations in document["paths"].values():
         for operation in operations.values():
             declared = operation["responses"]
@@ -236,7 +236,7 @@ def declare_problems(document: dict[str, Any]) -> None:
 
 
 def declare_problem(response: dict[str, Any]) -> None:
-    """Declare what is in an error's response, unless the feature has declared that."""
+    """Declare the body of an error response, unless the feature has declared it."""
     content = response.setdefault("content", {})
     schema = content.get("application/json", {}).get("schema")
     model: type[ProblemDetails] = ProblemDetails

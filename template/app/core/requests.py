@@ -1,4 +1,4 @@
-"""What the log says of each request: its id, in all lines, and a line when it is over."""
+"""Log each request: its id in all lines, and one line at its end."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 HEADER = b"x-request-id"
-# What a client may send as an id: nothing that means something in a log, or somewhere else.
+# The ids that clients may send: without characters that have a meaning in logs or elsewhere.
 SANE_ID = re.compile(rb"[A-Za-z0-9_.:=+/-]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -28,17 +28,17 @@ logger = logging.getLogger("app.access")
 
 
 class RequestMiddleware:
-    """Gives each request an id, `scope["request_id"]`, and writes a line to the log at its end.
+    """Gives each request an id, `scope["request_id"]`, and logs one line at its end.
 
-    The id is the client's `X-Request-ID` or a new one. Responses have it as a header, and what is
-    logged in the meantime has it too.
+    The id is the client's `X-Request-ID` or a new one. The response has it as a header, and all log
+    lines of the request contain it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request, unless an application that mounts this one does so."""
+        """Serve one request, unless the parent application already does."""
         if scope["type"] == "lifespan" or "request_id" in scope:
             await self._app(scope, receive, send)
             return
@@ -54,7 +54,7 @@ class RequestMiddleware:
 
 
 def identify(scope: Scope) -> tuple[str, dict[str, str]]:
-    """Return the id of a request, and that of its trace, if there is one."""
+    """Return the id of a request, and the id of its trace, if there is one."""
     request_id, parent = b"", b""
     for name, value in scope["headers"]:
         if name == HEADER:
@@ -71,7 +71,7 @@ def identify(scope: Scope) -> tuple[str, dict[str, str]]:
 
 
 class Exchange:
-    """A request and its response, or the messages of a WebSocket, on their way."""
+    """The messages of a request or a WebSocket, in both directions."""
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._scope = scope
@@ -82,7 +82,7 @@ class Exchange:
         self._outcome: dict[str, Any] = {"status": None}
 
     async def receive(self) -> Message:
-        """Receive, and note that the client has gone, or has closed the WebSocket."""
+        """Receive a message; note that the client has disconnected."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             if not self._is_over:
@@ -92,7 +92,7 @@ class Exchange:
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, with the id of the request; note what is answered, and when that is over."""
+        """Send a message with the id of the request; note the status and the end."""
         kind = message["type"]
         if kind in BEGINNINGS:
             self._outcome["status"] = message.get("status", BEGINNINGS[kind])
@@ -113,7 +113,7 @@ class Exchange:
         return {**message, "headers": [*headers, (HEADER, self._scope["request_id"].encode())]}
 
     def end(self) -> None:
-        """Write the line to the log, once."""
+        """Log the line, once."""
         if self._is_over:
             return
         self._is_over = True
