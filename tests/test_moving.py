@@ -386,7 +386,7 @@ def test_missing_extension_names_the_remedy(project: Project, copy: Path) -> Non
     code, output = run_tests(project, copy)
     assert code != pytest.ExitCode.OK
     assert "in migrations/versions/citext.py, line 8" in output
-    assert "Let TEST_DATABASE_URL name a server that has what the migrations create" in output
+    assert "Set TEST_DATABASE_URL to a server that has the extensions of your migrations" in output
 
 
 NEW_CANNOT_BE_UNDONE = Mutant(

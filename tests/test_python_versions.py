@@ -81,7 +81,8 @@ def test_ci_and_the_container_run_the_newest(oldest: str, rendered: Rendered) ->
     assert jobs["check"]["image"] == f"python:{newest}-slim"
     assert jobs["template"]["image"] == f"python:{newest}"
     dockerfile = (github / "Dockerfile").read_text(encoding="utf-8")
-    assert re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE) == [f"python:{newest}-slim"] * 2
+    images = re.findall(r"^FROM (python:\S+)", dockerfile, re.MULTILINE)
+    assert images == [f"python:{newest}-slim-trixie"] * 2
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])

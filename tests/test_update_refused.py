@@ -104,7 +104,7 @@ def check_refused(pair: Pair, *sentences: str, options: tuple[str, ...] = ()) ->
 def test_changes_that_are_not_committed(pair: Pair) -> None:
     append(pair.path / "app/main.py", "\n")
     (pair.path / "new.txt").touch()
-    check_refused(pair, "not committed", " M app/main.py", "?? new.txt", "git stash")
+    check_refused(pair, "uncommitted changes", " M app/main.py", "?? new.txt", "git stash")
 
 
 def test_no_git(pair: Pair) -> None:
@@ -333,7 +333,7 @@ def test_a_release_that_there_is_not(pair: Pair) -> None:
 
 def test_a_release_that_is_older(pair: Pair) -> None:
     git("tag", "v1.0.0a1", f"{PRESENT}~1", cwd=pair.template)
-    check_refused(pair, "older than what this project is at", options=("--to", "v1.0.0a1"))
+    check_refused(pair, "is older than this project", options=("--to", "v1.0.0a1"))
 
 
 @pytest.mark.parametrize(
@@ -443,8 +443,8 @@ def test_yaml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
 def test_dependencies_that_cannot_be_locked(pair: Pair) -> None:
     pair.project.check("uv", "lock", "--quiet")
     commit_all(pair.path, "Lock")
-    release(pair, "template/pyproject.toml.jinja", r'"fastapi>=[^"]+"', '"fastapi>=9999"')
-    check_told(pair, "* uv.lock: out of date", "fastapi>=9999")
+    release(pair, "template/pyproject.toml.jinja", r'"fastapi-cli>=[^"]+"', '"fastapi-cli>=9999"')
+    check_told(pair, "* uv.lock: out of date", "fastapi-cli>=9999")
 
 
 # ---- An answer that changes what is the team's ----
@@ -459,7 +459,7 @@ def test_an_edited_example_is_not_deleted(example_pair: Pair) -> None:
     (path / "app/items/feed.py").unlink()
     (path / "app/users/permissions.py").write_text("OURS = 1\n", encoding="utf-8")
     commit_all(path, "Edit")
-    edited = "you have edited them:\n\n  app/users/router.py\n\n"
+    edited = "You have edited these files, which would be deleted:\n\n  app/users/router.py\n\n"
     check_refused(example_pair, edited, "git rm", options=DELETE_EXAMPLE)
 
 

@@ -106,11 +106,20 @@ class StoppingMiddleware:
                 await send(message)
                 has_ended = not message.get("more_body", False)
 
-        async with self._stopping.limited(self._stopping.timeout) as request:
-            await self._app(scope, receive, send_and_note)
+        def is_ended_stream() -> bool:
+            is_stream = response is not None and begins_event_stream(response)
+            return is_stream and request.expired()
+
+        try:
+            async with self._stopping.limited(self._stopping.timeout) as request:
+                await self._app(scope, receive, send_and_note)
+        except Exception:
+            # FastAPI passes events through a pipe, which may break when the stream is cancelled.
+            if not is_ended_stream():
+                raise
         if not request.expired():
             return
-        if response is not None and begins_event_stream(response):
+        if is_ended_stream():
             if not has_ended:
                 await send({"type": "http.response.body", "body": b""})
             return

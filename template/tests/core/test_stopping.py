@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+import anyio
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
@@ -90,6 +91,20 @@ async def test_event_stream_may_end_by_itself(anyio_backend: str) -> None:
     stopping = Stopping(timeout=1000)
     stopping.begin()
     assert bodies(await serve(stream, stopping, HTTP, nothing)) == [b"the last event"]
+
+
+async def test_event_stream_that_breaks_when_it_is_ended_is_whole(anyio_backend: str) -> None:
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", EVENTS)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise ExceptionGroup("its pipe", [anyio.BrokenResourceError()]) from None
+
+    stopping = Stopping(timeout=1000)
+    stopping.begin()
+    assert bodies(await serve(stream, stopping, HTTP, nothing)) == [b""]
 
 
 async def test_request_that_takes_too_long_is_answered_503(
