@@ -19,7 +19,7 @@ REQUIRED_SETTING = (
         'environment="test",\n        api_key="of-the-tests",',
     ),
 )
-NO_STATE = Mutant("a lifespan without state", "app/main.py", 'yield {"started_at"', 'yield {"at"')
+NO_STATE = Mutant("a lifespan without state", "app/main.py", '"started_at": date', '"at": date')
 LOG_IN_EVERYWHERE = Mutant(
     "a dependency of all endpoints",
     "app/main.py",
@@ -107,7 +107,7 @@ def break_migration(copy: Path) -> None:
 
 
 def break_lifespan(copy: Path) -> None:
-    plant(Mutant("a typo", "app/main.py", 'yield {"started_at"', 'yield {"at": nwo, "x"'), copy)
+    plant(Mutant("a typo", "app/main.py", '"started_at": date', '"at": nwo, "x": date'), copy)
 
 
 def forget_example(copy: Path) -> None:
@@ -202,7 +202,7 @@ async def test_service_is_still_alive(client):
         (CALLS_OUT, "0", ["app/main.py, line", "A fixture that tests share, such as"]),
         (SWALLOWS, "0", ["2 passed", "A fixture that tests share, such as"]),
         (EXPORTS, "2", ["2 passed", "The thread 'exporter'"]),
-        (AT_IMPORT, "2", ["app/main.py:", "A module wanted"]),
+        (AT_IMPORT, "2", ["app/main.py:", "A module tried"]),
     ],
 )
 @with_projects("core")
