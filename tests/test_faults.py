@@ -113,7 +113,7 @@ FAULTS = [
     Fault(
         "other database in the README",
         "check_nothing_speaks_of_what_was_not_asked_for", "template/README.md.jinja",
-        "The tests make SQLite files of their own.", "The tests make SQLite or PostgreSQL data.",
+        "The tests create their own SQLite files.", "The tests create SQLite or PostgreSQL data.",
     ),
     Fault(
         "one default for another", "check_answers", "copier.yml",
@@ -130,8 +130,8 @@ FAULTS = [
     ),
     Fault(
         "other Python in the container than in CI", "check_python_version",
-        "template/Dockerfile.jinja", "FROM python:{{ CURRENT }}-slim\n",
-        "FROM python:3.12-slim\n",
+        "template/Dockerfile.jinja", "FROM python:{{ CURRENT }}-slim-trixie\n",
+        "FROM python:3.12-slim-trixie\n",
     ),
     Fault(
         "path that is too long", "check_names", f"template/tests/core/{'long_' * 20}name.py", "",

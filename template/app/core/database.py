@@ -130,7 +130,7 @@ def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 
 def complete_options(own: Mapping[str, Any], settings: ServiceSettings) -> dict[str, Any]:
     """Return `own`, options of create_engine, completed with those of `settings`."""
-    # The parameters of a failed statement can be e-mail addresses or password hashes.
+    # The parameters of a failed statement can be mail addresses or hashes of passwords.
     is_deployed = settings.environment not in {"development", "test"}
     options: dict[str, Any] = {"hide_parameters": is_deployed}
     if "poolclass" not in own:  # for example, NullPool has no size
