@@ -161,7 +161,10 @@ def work_as_a_typical_team(project: Project) -> None:
 
     main = path / "app/main.py"
     edit(main, r"(?=^from app\.settings)", "from app.notes.router import router as notes_router\n")
-    edit(main, r'(yield \{"started_at": [^,}]+)', r'\1, "motto": "Nothing is lost"')
+    # Releases since 0.1.0 with the example have a line for each part of the state.
+    started_at = r'((?:yield \{|^ +)"started_at": [^,}]+)'
+    own_line = "\n" + " " * 12 if '"passwords": ' in main.read_text(encoding="utf-8") else " "
+    edit(main, started_at, rf'\1,{own_line}"motto": "Nothing is lost"')
     edit(main, r"(?=^    return app$)", "    app.include_router(notes_router)\n")
     models = path / "app/models.py"
     if project.has_example:
