@@ -16,16 +16,22 @@ SETS = [
 ]
 
 
-def of_one_python(answers: Answers) -> pytest.MarkDecorator:
-    """Projects on the same Python share a worker, and so a workshop."""
-    return pytest.mark.xdist_group(f"pairs on {answers['python_version']}")
+# The first ones have each database, Python, CI and HTTP client, with the example and without, with
+# Docker and without; each pair of choices needs the slow ones too.
+FIRST = 4
+
+
+def marks(number: int, answers: Answers) -> list[pytest.MarkDecorator]:
+    """Let projects on the same Python share a worker, and so a workshop."""
+    group = pytest.mark.xdist_group(f"pairs on {answers['python_version']}")
+    return [group] if number < FIRST else [group, pytest.mark.slow]
 
 
 @pytest.mark.parametrize(
     "answers",
     [
-        pytest.param(answers, marks=of_one_python(answers), id="-".join(map(str, answers.values())))
-        for answers in SETS
+        pytest.param(answers, marks=marks(number, answers), id="-".join(map(str, answers.values())))
+        for number, answers in enumerate(SETS)
     ],
 )
 def test_a_project_passes_its_checks_and_serves(
@@ -45,6 +51,12 @@ def test_a_project_passes_its_checks_and_serves(
     check_that_it_serves(project, "run", tmp_path / "log")
     chosen = ", ".join(map(str, list(answers.values())[:-1]))
     record_property("tried", f"a project with {chosen}: {passed[0]}, served")
+
+
+def test_the_first_projects_have_each_choice_of_a_tool() -> None:
+    tools = ("database", "example", "ci", "python_version", "http_client", "docker")
+    for name in tools:
+        assert {answers[name] for answers in SETS[:FIRST]} == set(CHOICES[name]), name
 
 
 def test_all_pairs_are_covered(record_property: Callable[[str, object], None]) -> None:
