@@ -17,6 +17,7 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.ready = asyncio.Event()
+        self.told_to_stop = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -28,18 +29,30 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self.ready.set()
 
+    async def main_loop(self) -> None:
+        """Serve until told to stop; uvicorn looks every 0.1 seconds."""
+        await self.on_tick(0)
+        await self.told_to_stop.wait()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests end, and cancel those that take too long; uvicorn waits in any case."""
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        if requests := set(self.server_state.tasks):
+            _, late = await asyncio.wait(requests, timeout=SHUTDOWN_TIMEOUT)
+            for request in late:
+                request.cancel()
+
 
 @asynccontextmanager
 async def serve(app: ASGIApp) -> AsyncIterator[str]:
     """Serve `app` without its lifespan, and yield the URL; stop afterwards."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(
-            uvicorn.Config(
-                app, lifespan="off", log_config=None, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT
-            )
-        )
+        server = Server(uvicorn.Config(app, lifespan="off", log_config=None))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.serve([listener]))
             await server.ready.wait()
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-            server.should_exit = True
+            server.told_to_stop.set()

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import os
+import sys
 import traceback
 from collections.abc import (
     AsyncIterator,
@@ -202,6 +203,13 @@ async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave out the summary of Hypothesis if no test has used it: it imports the library."""
+    if "hypothesis" not in sys.modules:
+        session.config.pluginmanager.unregister(name="hypothesispytest")
+
+
 # ---- Refuse tests that cannot work ----
 
 
@@ -374,7 +382,7 @@ def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Note that a test has failed, and complete and shorten its error."""
-    if call.excinfo is not None:
+    if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
         item.stash[FAILED] = True
         note_refusals(call.excinfo.value)
         explain(call.excinfo.value)

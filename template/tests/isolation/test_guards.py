@@ -23,7 +23,7 @@ from tests.conftest import *
 def pytest_sessionstart():
     from tests.harness import plugin
 
-    plugin.PATIENCE = 0.025
+    plugin.PATIENCE = 0.0025  # of 10 s
 """
 FAULTY_TESTS = """
 import asyncio
@@ -158,7 +158,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     command = [
         *(sys.executable, "-m", "pytest", str(tmp_path / "test_faulty.py")),
         *("-c", str(ROOT / "pytest.toml"), "--rootdir", str(ROOT)),
-        *("-p", "no:randomly", "-p", "no:cacheprovider"),
+        *("-p", "no:randomly", "-p", "no:cacheprovider", "-o", "timeout=4000"),
     ]
     url = db_engine.url.render_as_string(hide_password=False)
     result = await run_process(
@@ -176,7 +176,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     assert failures.count("left a task running: fail_later") == 2
     assert "not ended all of its transactions: 1 still open" in failures
     assert "Write `async def test_sync`" in failures
-    timed_out = re.findall(r"TimeoutError: The (\w+) did not end within 0.25 s", failures)
+    timed_out = re.findall(r"TimeoutError: The (\w+) did not end within 0.025 s", failures)
     assert sorted(timed_out) == ["fixture", "test", "test"]
     assert "The test raised SystemExit(3)" in failures
     assert "The fixture raised SystemExit(3)" in failures
