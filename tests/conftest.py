@@ -1,8 +1,10 @@
 """What the template's tests start from: a snapshot of it, and projects rendered from that."""
 
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +23,7 @@ from tests.rendering import (
     run,
     take_snapshot,
 )
+from tests.sharing import shared
 from tests.updating import make_releases
 
 # The projects that are installed and used by many tests.
@@ -55,9 +58,50 @@ SUMMARIES = {
 # How many answer sets are tried: always the same few, or others each time, with
 # --hypothesis-profile=slow. Each renders a project, which takes its time.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("quick", UNHURRIED, max_examples=100, derandomize=True, database=None)
+settings.register_profile("quick", UNHURRIED, max_examples=25, derandomize=True, database=None)
 settings.register_profile("slow", UNHURRIED, max_examples=1000)
 settings.load_profile("quick")
+
+DEFAULT = "not ci and not slow"
+"""The tests that the README's command runs, as in pytest.toml."""
+MOST_INSTALLED = 8
+"""How many projects the default tests may install; each takes as long as a hundred small tests."""
+
+
+# ---- The run ----
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the directory that all workers of the run share."""
+    if hasattr(config, "workerinput"):
+        shared.directory = Path(config.workerinput["shared"])
+    else:
+        directory = tempfile.TemporaryDirectory(
+            prefix="template-tests-", ignore_cleanup_errors=True
+        )
+        shared.directory = Path(directory.name).resolve()
+        config.add_cleanup(directory.cleanup)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist where that is."""
+    node.workerinput["shared"] = str(shared.directory)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that install projects, or all workers would wait for the last one."""
+    long = ("team", "workshop", "installed")
+    items.sort(key=lambda item: [name not in getattr(item, "fixturenames", ()) for name in long])
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail when the default tests have installed more projects than they may."""
+    is_default = session.config.getoption("markexpr") == DEFAULT
+    if is_default and shared.count_installed() > MOST_INSTALLED:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -68,15 +112,15 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def template(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(isolated: None) -> Path:
     """A repository that holds the template as it is now."""
-    return take_snapshot(tmp_path_factory.mktemp("template"))
+    return shared.once("template", take_snapshot)
 
 
 @pytest.fixture(scope="session")
-def releases(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def releases(isolated: None) -> Path:
     """The template with its releases, the working tree and a simulated future."""
-    return make_releases(tmp_path_factory.mktemp("releases") / "template")
+    return shared.once("releases", make_releases)
 
 
 @pytest.fixture
@@ -90,18 +134,17 @@ def rendered(template: Path, tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def installed(template: Path) -> Iterator[Callable[[str], Project]]:
-    """Returns one of PROJECTS, which all tests of a worker share: they leave it as it was."""
-    made: dict[str, Project] = {}
+def installed(template: Path) -> Callable[[str], Project]:
+    """Returns one of PROJECTS, which all tests and all workers share: they leave it as it was."""
 
     def installed(name: str) -> Project:
-        if name not in made:
-            directory = directories.enter_context(new_directory("project"))
-            made[name] = install(template, directory / "my-service", PROJECTS[name])
-        return made[name]
+        answers = PROJECTS[name]
+        directory = shared.once(
+            name, lambda directory: install(template, directory / "my-service", answers)
+        )
+        return Project(directory / "my-service", answers)
 
-    with ExitStack() as directories:
-        yield installed
+    return installed
 
 
 @pytest.fixture(scope="session")
@@ -130,9 +173,9 @@ def project(request: pytest.FixtureRequest, installed: Callable[[str], Project])
     return installed(request.param)
 
 
-def with_projects(*names: str) -> pytest.MarkDecorator:
-    """Run a test with each of these PROJECTS, each on the worker that has installed it."""
-    named = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in names]
+def with_projects(*names: str, ci: Sequence[str] = ()) -> pytest.MarkDecorator:
+    """Run a test with each of these PROJECTS; with those in `ci` only where CI does."""
+    named = [*names, *(pytest.param(name, marks=pytest.mark.ci) for name in ci)]
     return pytest.mark.parametrize("project", named, indirect=True)
 
 
@@ -144,7 +187,7 @@ def copy(project: Project, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def default_project(installed: Callable[[str], Project]) -> Project:
-    """The project with all defaults; mark the test with xdist_group("default")."""
+    """The project with all defaults."""
     return installed("default")
 
 
@@ -159,6 +202,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         possible = len(all_sets(choices()))
         line = f"combinations of the choices, rendered and checked: {rendered} of {possible}"
         said.append(("tried", line))
+    if installed := shared.count_installed():
+        said.append(("tried", f"projects installed and shared: {installed}"))
     for kind, title in SUMMARIES.items():
         if lines := sorted(value for name, value in said if name == kind):
             terminalreporter.section(title)

@@ -31,7 +31,9 @@ def plant(mutant: Mutant, directory: Path) -> None:
 def copied(project: Project, directory: Path) -> Path:
     """Copy the project's files to `directory`, unless they are there, and return that."""
     if not directory.exists():
-        left_out = shutil.ignore_patterns(".venv", ".git", "__pycache__", ".*_cache")
+        # With the bytecode, which Python passes over where a file has been edited since; but not
+        # what other workers are writing just now.
+        left_out = shutil.ignore_patterns(".venv", ".git", ".*_cache", ".coverage*", "*.pyc.*")
         shutil.copytree(project.path, directory, ignore=left_out)
     return directory
 

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from copier import run_copy
 
+from tests.sharing import shared
+
 ROOT = Path(__file__).parents[1]
 QUESTIONS = [
     name
@@ -131,10 +133,11 @@ def files_in(directory: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Project:
-    """A rendered project, committed and installed."""
+    """A rendered project, committed and installed; or a copy, with the environment of another."""
 
     path: Path
     answers: Answers
+    installed_at: Path | None = None
 
     @property
     def has_example(self) -> bool:
@@ -144,15 +147,24 @@ class Project:
     def database(self) -> str:
         return str(self.answers.get("database", "sqlite"))
 
+    @property
+    def _environment(self) -> dict[str, str]:
+        if self.installed_at is None:
+            return {}
+        return {
+            "UV_PROJECT_ENVIRONMENT": str(self.installed_at / ".venv"),
+            "MYPY_CACHE_DIR": str(self.installed_at / ".mypy_cache"),
+        }
+
     def run(
         self, *command: str, timeout: float = 240, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command from the project's root."""
-        return run(*command, cwd=self.path, timeout=timeout, env=env)
+        return run(*command, cwd=self.path, timeout=timeout, env=self._environment | env)
 
     def check(self, *command: str, **env: str) -> str:
         """Run a command that has to succeed, and return what it says."""
-        done = run(*command, cwd=self.path, env=env)
+        done = run(*command, cwd=self.path, env=self._environment | env)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
@@ -225,6 +237,7 @@ def install(
     """Render, install, and commit, as a user does on the first day."""
     project = Project(render(template, directory, answers, release), answers)
     commit_all(project.path, "Start")
+    shared.note_installed(directory)
     project.check("uv", "sync")
     commit_all(project.path, "Lock")
     return project

@@ -223,9 +223,9 @@ def large_body() -> Iterator[bytes]:
         yield b" " * MEGABYTE
 
 
-@with_projects("default", "postgresql")
+@with_projects("default", ci=["postgresql"])
 def test_bad_input_is_refused(project: Project, tmp_path: Path) -> None:
-    check_bad_input(project, tmp_path, every=10)
+    check_bad_input(project, tmp_path, every=20)
 
 
 @pytest.mark.slow

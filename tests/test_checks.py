@@ -1,23 +1,21 @@
 """The one command that runs every check that CI runs."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.rendering import Project, git
-
-pytestmark = pytest.mark.xdist_group("core")
+from tests.mutants import copied
+from tests.rendering import Project
 
 
 @pytest.fixture
-def project(installed: Callable[[str], Project]) -> Iterator[Project]:
-    """A project to break: what a test has changed is undone."""
-    project = installed("core")
-    yield project
-    git("reset", "--quiet", "--hard", cwd=project.path)
-    git("clean", "--quiet", "--force", "-d", cwd=project.path)
+def project(installed: Callable[[str], Project], tmp_path: Path) -> Project:
+    """A project to break."""
+    project = installed("default")
+    return Project(copied(project, tmp_path / "copy"), project.answers, project.path)
 
 
 def test_it_goes_on_to_the_last_check_and_fails_when_one_has(project: Project) -> None:
@@ -27,7 +25,7 @@ def test_it_goes_on_to_the_last_check_and_fails_when_one_has(project: Project) -
     own = "sequence = [{ cmd = \"python -c 'print(6 * 7); raise SystemExit(3)'\" }]"
     tasks.write_text(tasks.read_text().replace("sequence = []", own))
 
-    done = project.run("uv", "run", "poe", "check")
+    done = project.run("uv", "run", "poe", "check", PYTEST_ADDOPTS="tests/test_broken.py")
 
     assert done.returncode != 0
     last_line = done.stdout.splitlines()[-1]
@@ -44,7 +42,9 @@ def test_it_goes_on_to_the_last_check_and_fails_when_one_has(project: Project) -
 
 def test_code_that_no_test_runs_is_reported(project: Project) -> None:
     (project.path / "app/untested.py").write_text("WORDS = 1\n", encoding="utf-8")
-    said = project.check("uv", "run", "poe", "check-tests")
+    said = project.check(
+        "uv", "run", "poe", "check-tests", PYTEST_ADDOPTS="tests/core/test_schemas.py"
+    )
     assert "app/untested.py" in said.replace("\\", "/")
 
 

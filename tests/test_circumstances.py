@@ -14,6 +14,7 @@ import yaml
 
 from tests.interview import ASKED, Interview
 from tests.rendering import commit_all, git, render, run
+from tests.sharing import shared
 
 COPY = (sys.executable, "-m", "copier", "copy")
 FILE = "app/core/health.py"  # the template's
@@ -158,6 +159,7 @@ def test_blanks_and_any_letters_may_be_in_the_path(
     project = tmp_path / "Größe & Maß's" / "мой сервис 日本"
     project.parent.mkdir()
     render(template, project, {})
+    shared.note_installed(project)
     for command in ("pytest -q tests/core", "python -c 'import app.main'", "alembic upgrade head"):
         done = run("bash", "-c", f"uv run {command}", cwd=project)
         assert done.returncode == 0, done.stdout

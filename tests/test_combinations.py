@@ -3,7 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from pathlib import Path
 
@@ -40,6 +40,15 @@ def files_of(plain_template: Path, tmp_path: Path) -> Render:
 # ---- All of them ----
 
 
+def test_every_two_choices_render_what_they_promise(
+    files_of: Render, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    sets = pairwise(CHOICES)
+    check_combinations(sets, files_of, tmp_path)
+    record_property("tried", f"answers in which each two choices meet, rendered: {len(sets)}")
+
+
+@pytest.mark.ci
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: "-".join(map(str, part)))
 def test_every_combination_renders_what_it_promises(
     part: tuple[object, ...],
@@ -48,6 +57,12 @@ def test_every_combination_renders_what_it_promises(
     record_property: Callable[[str, object], None],
 ) -> None:
     chosen = [answers for answers in COMBINATIONS if tuple(answers.values())[:2] == part]
+    check_combinations(chosen, files_of, tmp_path)
+    record_property("combinations", len(chosen))
+
+
+def check_combinations(chosen: Sequence[Answers], files_of: Render, directory: Path) -> None:
+    """Render these answers and check the files."""
     read_by_ruff = {}
     for answers in chosen:
         files = files_of(answers)
@@ -57,9 +72,8 @@ def test_every_combination_renders_what_it_promises(
         read_by_ruff[key] = {**python, "pyproject.toml": files["pyproject.toml"]}
 
     for number, files in enumerate(read_by_ruff.values()):
-        write(files, tmp_path / f"project-{number}")
-    check_with_ruff(tmp_path)
-    record_property("combinations", len(chosen))
+        write(files, directory / f"project-{number}")
+    check_with_ruff(directory)
 
 
 def test_every_choice_has_words_to_be_found_by() -> None:

@@ -16,8 +16,6 @@ from tests.mutants import copied
 from tests.rendering import Project, new_directory, run
 from tests.serving import free_port, is_listening, serving
 
-pytestmark = pytest.mark.xdist_group("postgresql")
-
 COMMAND = ("uv", "run", "poe", "--quiet", "database")
 ACCOUNT = {"email": "ada@example.com", "password": "correct horse battery"}
 
@@ -112,6 +110,7 @@ def test_the_service_finds_its_rows_again(checkout: Checkout, tmp_path: Path) ->
                 assert not is_listening(checkout.port)
 
 
+@pytest.mark.ci
 def test_a_server_that_runs_already_is_named(checkout: Checkout) -> None:
     with checkout.database():
         again = run(*COMMAND, cwd=checkout.path, env=checkout.env)

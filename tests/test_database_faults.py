@@ -169,7 +169,6 @@ def check_well(client: httpx.Client) -> None:
     assert [answer.status_code for answer in answers] == [200] * CONNECTIONS
 
 
-@pytest.mark.xdist_group("postgresql")
 def test_postgresql_is_busy_frozen_gone_and_back(
     installed: Callable[[str], Project], tmp_path: Path
 ) -> None:
@@ -227,7 +226,6 @@ IMPATIENT_SQLITE = Mutant(
 )
 
 
-@pytest.mark.xdist_group("default")
 def test_sqlite_is_gone_locked_and_back(default_project: Project, tmp_path: Path) -> None:
     copy, data = copied(default_project, tmp_path / "copy"), tmp_path / "data"
     data.mkdir()
@@ -262,7 +260,7 @@ def downgrade() -> None:
 )
 
 
-@with_projects("default", "postgresql")
+@with_projects("postgresql", ci=["default"])
 def test_eight_migrate_an_empty_database_at_once(project: Project, copy: Path) -> None:
     plant(SLOW_MIGRATION, copy)
     alembic = (project.path / ".venv/bin/alembic", "upgrade", "head")

@@ -16,6 +16,7 @@ import yaml
 from tests.conftest import with_projects
 from tests.rendering import Project, git, new_directory, run
 from tests.serving import free_port, serving
+from tests.sharing import shared
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
@@ -71,6 +72,7 @@ def image(project: Project) -> Iterator[Image]:
                     copy(project.path / source, srv / source)
             sync = re.search(r"uv sync\b[^&|;]*", arguments)
             if name == "RUN" and sync:
+                shared.note_installed(srv)
                 done = run(*sync[0].split(), cwd=srv, env={"UV_LINK_MODE": "copy"})
                 assert done.returncode == 0, done.stdout
         assert run("chmod", "-R", "a-w,a+rX", ".", cwd=directory).returncode == 0
@@ -78,7 +80,7 @@ def image(project: Project) -> Iterator[Image]:
         run("chmod", "-R", "u+w", ".", cwd=directory)
 
 
-@with_projects("default", "postgresql")
+@with_projects("postgresql", ci=["default"])
 def test_the_image_migrates_serves_and_is_healthy(
     image: Image, project: Project, tmp_path: Path
 ) -> None:
@@ -107,7 +109,6 @@ def test_the_image_migrates_serves_and_is_healthy(
         assert server.process.returncode in {0, -15}
 
 
-@pytest.mark.xdist_group("default")
 def test_the_image_has_no_rights_no_secrets_and_a_lock(default_project: Project) -> None:
     steps = instructions((default_project.path / "Dockerfile").read_text())
     assert steps.index(("USER", "10001")) > max(i for i, s in enumerate(steps) if s[0] == "RUN")
@@ -122,7 +123,6 @@ def test_the_image_has_no_rights_no_secrets_and_a_lock(default_project: Project)
     assert not any(name == "RUN" for name, _ in steps[code:])
 
 
-@pytest.mark.xdist_group("default")
 def test_docker_is_given_what_it_copies_and_nothing_else(
     default_project: Project, tmp_path: Path
 ) -> None:

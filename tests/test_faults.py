@@ -172,6 +172,7 @@ def test_without_a_fault_nothing_is_found(copy: Path, tmp_path: Path) -> None:
     try_out(copy, tmp_path / "tried")
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
 def test_fault_of_the_template_is_caught(
     fault: Fault, copy: Path, tmp_path: Path, record_property: Callable[[str, object], None]

@@ -44,7 +44,7 @@ def upgrade() -> None:
 """
 
 
-@with_projects("default", "other")
+@with_projects("other", ci=["default"])
 def test_required_setting_breaks_nothing(project: Project, copy: Path) -> None:
     for edit in REQUIRED_SETTING:
         plant(edit, copy)
@@ -61,7 +61,7 @@ def test_managed_tests_demand_nothing_of_the_application(project: Project, copy:
     assert code == pytest.ExitCode.OK, output
 
 
-@with_projects("default", "other")
+@with_projects("default", ci=["other"])
 def test_tests_depend_on_no_directory_and_no_environment(project: Project, copy: Path) -> None:
     (copy / ".env").write_text("LOG_LEVEL=loud\nDATABASE_URL=sqlite+aiosqlite:///./mine.db")
     directory = copy / "tests" / ("items" if project.has_example else "core")
@@ -94,7 +94,7 @@ NEW_VALUE = Mutant(
 )
 
 
-@with_projects("default", "postgresql")
+@with_projects("default", ci=["postgresql"])
 def test_new_value_of_an_enum_needs_a_migration(project: Project, copy: Path) -> None:
     plant(NEW_VALUE, copy)
     code, output = run_tests(project, copy, "tests/core/test_migrations.py")
@@ -115,7 +115,7 @@ def forget_example(copy: Path) -> None:
     plant(REQUIRED_SETTING[2], copy)
 
 
-@pytest.mark.parametrize("workers", ["0", "2"])
+@pytest.mark.parametrize("workers", ["2", pytest.param("0", marks=pytest.mark.ci)])
 @pytest.mark.parametrize(
     ("break_it", "reasons"),
     [

@@ -10,6 +10,7 @@ import pytest
 from tests.interview import ASKED, COPIER_YML, DOWN, EMPTIED, ENTER, UP, WIDTH, Interview
 from tests.rendering import QUESTIONS, run
 from tests.serving import free_port, is_listening, serving
+from tests.sharing import shared
 
 
 def commands_in(shown: str) -> list[str]:
@@ -105,6 +106,7 @@ def test_questions_and_closing_words_fit_the_terminal(interview: Callable[..., I
     assert not [line for line in lines if len(line) > WIDTH]
 
 
+@pytest.mark.ci
 def test_the_commands_to_type_next_work_as_they_are_shown(
     interview: Callable[..., Interview],
     tmp_path: Path,
@@ -118,6 +120,7 @@ def test_the_commands_to_type_next_work_as_they_are_shown(
     for command in (enter, begin, test, serve):
         record_property("tried", f"shown after the interview, and run: {command}")
 
+    shared.note_installed(person.project)
     tested = run("bash", "-c", f"set -e\n{enter}\npwd\n{begin}\n{test}", cwd=tmp_path)
     assert tested.returncode == 0, tested.stdout
     assert tested.stdout.startswith(f"{person.project}\n")

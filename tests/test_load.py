@@ -91,7 +91,13 @@ def kill_one_worker(server: Server) -> bool:
 
 
 @with_projects("default", "postgresql")
-@pytest.mark.parametrize("requests", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "requests",
+    [
+        pytest.param(1000, marks=pytest.mark.ci),
+        pytest.param(10_000, marks=pytest.mark.slow),
+    ],
+)
 def test_tables_contain_exactly_the_acknowledged_writes(
     project: Project, database_url: str, requests: int, tmp_path: Path
 ) -> None:
@@ -104,8 +110,15 @@ def test_tables_contain_exactly_the_acknowledged_writes(
     assert {name for name, _ in load.answers} >= {"change", "delete", "list", "change foreign"}
 
 
-@with_projects("default", "postgresql")
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@with_projects("default", ci=["postgresql"])
+@pytest.mark.parametrize(
+    "kills",
+    [
+        1,
+        pytest.param(2, marks=pytest.mark.ci),
+        pytest.param(10, marks=pytest.mark.slow),
+    ],
+)
 def test_killed_server_loses_no_acknowledged_write(
     project: Project, database_url: str, kills: int, tmp_path: Path
 ) -> None:

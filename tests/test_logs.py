@@ -83,7 +83,7 @@ def lines_of(server: Server) -> list[dict[str, Any]]:
     return [json.loads(line) for line in f"{{{lines}".splitlines()]
 
 
-@with_projects("default", "postgresql")
+@with_projects("default", ci=["postgresql"])
 def test_the_log_of_production_is_json_without_secrets(project: Project, tmp_path: Path) -> None:
     copy, port = copied(project, tmp_path / "copy"), free_port()
     plant(TALKATIVE, copy)

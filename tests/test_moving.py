@@ -58,7 +58,7 @@ async def test_that_hangs(client: AsyncClient) -> None:
 """
 
 
-@with_projects("default", "other")
+@with_projects("default", ci=["other"])
 def test_frozen_time_stops_no_timeout(project: Project, copy: Path, tmp_path: Path) -> None:
     freezegun = tmp_path / "freezegun"
     project.check("uv", "pip", "install", "--quiet", "--target", str(freezegun), "freezegun")
@@ -143,7 +143,7 @@ async def test_rolled_back(client: AsyncClient) -> None:
 """
 
 
-@with_projects("default", "other")
+@with_projects("default", ci=["other"])
 def test_own_engine_and_settings_read_at_import_are_those_of_the_tests(
     project: Project, copy: Path
 ) -> None:
@@ -353,7 +353,7 @@ async def test_names_of_constraints(db_session: AsyncSession) -> None:
 """
 
 
-@with_projects("core", "other")
+@with_projects("other", ci=["core"])
 def test_history_and_engine_keep_their_rules(project: Project, copy: Path) -> None:
     (copy / "app/legacy.py").write_text(LEGACY_MODEL, encoding="utf-8")
     (copy / "migrations/versions/legacy.py").write_text(LEGACY_MIGRATION, encoding="utf-8")
@@ -407,7 +407,7 @@ def downgrade() -> None:
 """
 
 
-@with_projects("core", "other")
+@with_projects("other", ci=["core"])
 def test_migrations_are_tested_from_a_revision_on(project: Project, copy: Path) -> None:
     versions = copy / "migrations/versions"
     before = None

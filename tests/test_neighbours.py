@@ -116,7 +116,11 @@ def results_in(report: Path) -> Iterator[Result]:
 
 @pytest.mark.parametrize(
     "order",
-    ["in order", pytest.param("in random order", marks=pytest.mark.slow), "by four workers"],
+    [
+        "by four workers",
+        pytest.param("in order", marks=pytest.mark.ci),
+        pytest.param("in random order", marks=pytest.mark.slow),
+    ],
 )
 def test_culprits_end_as_they_must_and_harm_no_next_test(
     database: Database, tmp_path: Path, order: str

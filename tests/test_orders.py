@@ -130,7 +130,7 @@ def newcomer(project: Project, tmp_path: Path) -> Iterator[Newcomer]:
 
 
 @pytest.mark.timeout(600)  # runs all checks four times
-@with_projects("default", "other")
+@with_projects("default", ci=["other"])
 def test_feature_is_added_by_the_steps_of_the_readme(
     project: Project, newcomer: Newcomer, record_property: Callable[[str, object], None]
 ) -> None:
@@ -181,7 +181,7 @@ def copy(copy: Path) -> Path:
     return copy
 
 
-@with_projects("core", "other")
+@with_projects("other", ci=["core"])
 def test_model_without_import_and_migration_is_named(project: Project, copy: Path) -> None:
     code, said = run_tests(project, copy, "tests/core/test_migrations.py")
     assert code == pytest.ExitCode.TESTS_FAILED
@@ -195,7 +195,7 @@ def test_model_without_import_and_migration_is_named(project: Project, copy: Pat
     assert "Write this one: uv run alembic revision --autogenerate" in said
 
 
-@with_projects("core", "other")
+@with_projects("other", ci=["core"])
 def test_failure_in_a_library_shows_the_lines_of_the_project(project: Project, copy: Path) -> None:
     code, said = run_tests(project, copy, "-x", "tests/orders", "-k", "stores_rows")
     assert code == pytest.ExitCode.TESTS_FAILED

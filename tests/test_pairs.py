@@ -17,14 +17,15 @@ SETS = [
 
 
 # The first ones have each database, Python, CI and HTTP client, with the example and without, with
-# Docker and without; each pair of choices needs the slow ones too.
+# Docker and without; each pair of choices needs the slow ones too. By default, the projects of
+# tests/test_project.py are checked.
 FIRST = 4
 
 
 def marks(number: int, answers: Answers) -> list[pytest.MarkDecorator]:
     """Let projects on the same Python share a worker, and so a workshop."""
     group = pytest.mark.xdist_group(f"pairs on {answers['python_version']}")
-    return [group] if number < FIRST else [group, pytest.mark.slow]
+    return [group, pytest.mark.ci if number < FIRST else pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,6 @@ def test_every_test_of_the_table_passes(project: Project, tmp_path: Path) -> Non
     assert "skipped" not in output.splitlines()[-1]
 
 
-@pytest.mark.xdist_group("default")
 def test_the_commands_run_the_tests(default_project: Project, tmp_path: Path) -> None:
     readme = (default_project.path / "README.md").read_text(encoding="utf-8")
     signs = {
@@ -187,14 +186,13 @@ def run_beside(project: Project, directory: Path, configuration: str, *options: 
     return done.stdout
 
 
-@pytest.mark.xdist_group("default")
 def test_living_beside_pytest_asyncio(default_project: Project, tmp_path: Path) -> None:
     [documented] = re.findall(r"^```toml\n(.*?)^```", DOCS, re.MULTILINE | re.DOTALL)
     said = run_beside(default_project, tmp_path / "copy", documented)
     assert re.search(r"=+ 3 passed in", said), said
 
 
-@pytest.mark.xdist_group("default")
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("anyio_mode", "asyncio_mode", "sign"),
     [
@@ -528,7 +526,6 @@ CAREFULLY = ("-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10")
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("default")
 @pytest.mark.parametrize("watched", WATCHED, ids=lambda watched: watched.mutant.name)
 def test_fault_in_the_service_is_caught_by_its_pattern(
     default_project: Project,

@@ -24,7 +24,9 @@ def test_the_readmes_test_command_is_the_one_that_ci_runs() -> None:
         block.strip() for block in blocks("sh") if block.endswith("uv run --no-active pytest\n")
     ]
     assert "\n" not in command
-    assert (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1] == command
+    *_, first, second = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert first == command
+    assert second == 'python3 -m uv run --no-active pytest -m "ci and not slow"'
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
@@ -91,7 +93,6 @@ def test_the_types_of_the_tests_agree() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.xdist_group("default")
 def test_the_types_of_the_template_agree_in_place(default_project: Project) -> None:
     # The few modules that hold Jinja are not there, so what they define is of type Any here;
     # rendered projects are checked with them.
@@ -101,7 +102,6 @@ def test_the_types_of_the_template_agree_in_place(default_project: Project) -> N
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.xdist_group("default")
 def test_the_rendered_project_does_not_need_this_one(default_project: Project) -> None:
     said = default_project.check("uv", "run", "python", "-c", "import sys; print(sys.prefix)")
     assert Path(said.strip().splitlines()[-1]).is_relative_to(default_project.path)

@@ -63,7 +63,7 @@ def stream_that_ends(client: httpx.Client, project: Project) -> Iterator[None]:
         assert response.read() == b""
 
 
-@with_projects("default", "postgresql")
+@with_projects("postgresql", ci=["default"])
 def test_it_serves_while_it_is_developed(project: Project, tmp_path: Path) -> None:
     check_that_it_serves(project, "dev", tmp_path / "log")
 
@@ -85,7 +85,7 @@ def check_that_it_serves(project: Project, command: str, log: Path) -> None:
     assert server.process.returncode in {0, -15, 128 + 15}
 
 
-@with_projects("default", "postgresql")
+@with_projects("default", ci=["postgresql"])
 def test_it_is_alive_but_not_ready_without_its_database(project: Project, tmp_path: Path) -> None:
     port = free_port()
     if project.database == "sqlite":
@@ -154,8 +154,10 @@ def test_the_log_shows_where_a_request_failed_and_little_more(
         ),
     ],
 )
-@pytest.mark.parametrize("command", [("fastapi", "run"), ("alembic", "upgrade", "head")])
-@pytest.mark.xdist_group("default")
+@pytest.mark.parametrize(
+    "command",
+    [("fastapi", "run"), pytest.param(("alembic", "upgrade", "head"), marks=pytest.mark.ci)],
+)
 def test_a_setting_that_is_missing_or_wrong_is_named(
     command: tuple[str, ...],
     settings: dict[str, str],

@@ -106,7 +106,7 @@ def sign_up(url: str) -> str:
 
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
-@with_projects("default", "postgresql")
+@with_projects("postgresql", ci=["default"])
 def test_no_request_is_cut_off_under_load(project: Project, workers: int, tmp_path: Path) -> None:
     port = free_port()
     with project.new_database() as url:
@@ -170,7 +170,7 @@ SAID = [
     ("told_by", "workers"),
     [
         (signal.SIGTERM, 1),
-        (signal.SIGTERM, 2),
+        pytest.param(signal.SIGTERM, 2, marks=pytest.mark.ci),
         pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
     ],
 )

@@ -47,7 +47,7 @@ def collector() -> Iterator[tuple[str, dict[str, bytes]]]:
         server.shutdown()
 
 
-@with_projects("default", "postgresql")
+@with_projects("postgresql", ci=["default"])
 def test_requests_and_their_statements_are_one_trace(project: Project, tmp_path: Path) -> None:
     port = free_port()
     with project.new_database() as url, collector() as (address, received):

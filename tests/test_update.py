@@ -39,6 +39,7 @@ SETS = pairwise({name: offered for name, offered in choices().items() if name no
 # Each database with the example and without; the others are slow.
 USUAL = list({(each["database"], each["example"]): each for each in SETS}.values())
 OTHERS = [each for each in SETS if each not in USUAL]
+NEWEST = list(RELEASES)[-1]
 
 
 def files_in(directory: Path) -> dict[str, str]:
@@ -52,7 +53,17 @@ def files_in(directory: Path) -> dict[str, str]:
 # ---- Without edits ----
 
 
-@pytest.mark.parametrize(("release", "name"), [*product(RELEASES, PROJECTS), (PRESENT, "default")])
+@pytest.mark.parametrize(
+    ("release", "name"),
+    [
+        *((release, "other") for release in RELEASES),
+        *(
+            pytest.param(release, name, marks=pytest.mark.ci)
+            for release, name in [*product(RELEASES, PROJECTS), (PRESENT, "default")]
+            if name != "other"
+        ),
+    ],
+)
 def test_an_update_without_edits_brings_what_a_fresh_project_has(
     releases: Path, tmp_path: Path, release: str, name: str
 ) -> None:
@@ -140,25 +151,39 @@ def files_in_git(path: Path) -> dict[str, str]:
     return {name: (path / name).read_text(encoding="utf-8") for name in names if name}
 
 
-@teams(*((release, answers) for release in list(RELEASES)[-1:] for answers in USUAL))
+@teams((NEWEST, {}))
+def test_months_of_work_are_kept_by_this_release_and_by_one_that_touches_everything(
+    team: Project,
+) -> None:
+    check_update(team, "--to", PRESENT)
+    assert deleted(team.path) == GONE
+    commit_all(team.path, "Update")
+    replace_checks(team.path, "true")  # CI runs them
+    check_future(team)
+
+
+@pytest.mark.ci
+@teams(*((NEWEST, answers) for answers in USUAL))
 def test_months_of_work_on_the_newest_release_are_kept(team: Project) -> None:
     check_update(team, "--to", PRESENT)
     assert deleted(team.path) == GONE
 
 
 @pytest.mark.slow
-@teams(*((release, answers) for release in list(RELEASES)[-1:] for answers in OTHERS))
+@teams(*((NEWEST, answers) for answers in OTHERS))
 def test_months_of_work_with_other_answers_are_kept(team: Project) -> None:
     check_update(team, "--to", PRESENT)
     assert deleted(team.path) == GONE
 
 
+@pytest.mark.ci
 @teams(*((release, SETS[0]) for release in list(RELEASES)[:-1]))
 def test_months_of_work_on_any_release_are_kept(team: Project) -> None:
     check_update(team, "--to", PRESENT)
     assert set(deleted(team.path)) <= set(GONE)
 
 
+@pytest.mark.ci
 @teams((PRESENT, {}))
 def test_months_of_work_are_kept_by_a_release_that_touches_everything(team: Project) -> None:
     check_future(team)
@@ -181,6 +206,7 @@ def check_future(team: Project) -> None:
     assert "all checks pass" in said
 
 
+@pytest.mark.ci
 @teams((PRESENT, {}))
 def test_changed_answers_change_the_project_and_keep_months_of_work(team: Project) -> None:
     data = ("--data", "database=postgresql", "--data", "ci=gitlab", "--data", "docker=false")
@@ -203,7 +229,7 @@ def test_changed_answers_change_the_project_and_keep_months_of_work(team: Projec
 # ---- With the example, and without ----
 
 
-@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+@pytest.mark.parametrize("database", ["sqlite", pytest.param("postgresql", marks=pytest.mark.ci)])
 def test_one_command_deletes_the_example_and_one_brings_it_back(
     releases: Path, tmp_path: Path, database: str
 ) -> None:
@@ -219,6 +245,7 @@ def test_one_command_deletes_the_example_and_one_brings_it_back(
         assert files_in_git(project.path) == files_in_git(fresh)
 
 
+@pytest.mark.ci
 def test_the_example_of_the_first_release_is_deleted_after_an_update(
     releases: Path, tmp_path: Path
 ) -> None:
@@ -267,6 +294,7 @@ def test_edits_that_many_teams_make_are_merged(releases: Path, tmp_path: Path) -
         assert merged[name] == fresh[name].replace(text, edited)
 
 
+@pytest.mark.ci
 @teams((PRESENT, {"example": False, "docker": True}))
 def test_edited_lines_of_the_template_are_named_and_can_be_had_back(team: Project) -> None:
     for name in ("ruff.toml", "app/core/health.py"):

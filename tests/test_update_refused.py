@@ -174,7 +174,9 @@ SETTINGS = {
 }
 
 
-@pytest.mark.parametrize("where", ["the user's", "the project's"])
+@pytest.mark.parametrize(
+    "where", ["the user's", pytest.param("the project's", marks=pytest.mark.ci)]
+)
 def test_no_setting_of_git_changes_how_an_update_merges(
     pair: Pair, tmp_path: Path, where: str
 ) -> None:
@@ -211,6 +213,7 @@ def test_windows_line_ends_in_git(pair: Pair) -> None:
     check_refused(pair, "Windows line endings", "  README.md\n  ruff.toml\n", "--renormalize")
 
 
+@pytest.mark.ci
 def test_windows_line_ends_in_the_working_tree_do_no_harm(pair: Pair) -> None:
     (pair.path / ".gitattributes").unlink()
     commit_all(pair.path, "Leave it to git")
@@ -231,6 +234,7 @@ def test_a_file_that_git_ignores_is_in_the_way(pair: Pair) -> None:
     check_refused(pair, "docs/audience.md")
 
 
+@pytest.mark.ci
 def test_a_shallow_clone_of_the_project_can_be_updated(pair: Pair, tmp_path: Path) -> None:
     append(pair.path / "README.md", "More.\n")
     commit_all(pair.path, "More")
@@ -267,6 +271,7 @@ def test_a_project_in_a_folder_of_a_larger_repository(monorepo: Path) -> None:
         Project(path, {}).check("sh", "-c", go_back)
 
 
+@pytest.mark.ci
 def test_what_keeps_an_update_takes_nothing_else(monorepo: Path) -> None:
     path = monorepo / "services" / "our notes"
     git("add", "elsewhere.txt", cwd=monorepo)
@@ -290,6 +295,7 @@ def test_what_keeps_an_update_takes_nothing_else(monorepo: Path) -> None:
 # ---- The template ----
 
 
+@pytest.mark.ci
 def test_an_address_that_only_the_user_can_resolve(pair: Pair, tmp_path: Path) -> None:
     edit_answers(pair.path, _src_path="gh:ours/template")
     commit_all(pair.path, "Publish the template")
@@ -402,6 +408,7 @@ def test_a_choice_that_a_release_takes_away(pair: Pair) -> None:
     check_told(pair, "* .copier-answers.yml: license was 'BSD-3-Clause'", "--data license=")
 
 
+@pytest.mark.ci
 def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> None:
     append(pair.path / "app/core/health.py", "# Ours.\n")
     commit_all(pair.path, "Edit")
@@ -412,6 +419,7 @@ def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> Non
     assert "* app/core/config.py" not in update(pair.project, "--dry-run")[1]
 
 
+@pytest.mark.ci
 def test_what_a_release_changes_in_a_file_that_was_moved(pair: Pair) -> None:
     git("mv", "tests/harness/guard.py", "tests/our_guard.py", cwd=pair.path)
     git("rm", "--quiet", ".pre-commit-config.yaml", "tests/patterns/backends.py", cwd=pair.path)
@@ -435,6 +443,7 @@ def test_toml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
     check_told(pair, "* pyproject.toml: can no longer be parsed: ", "ours")
 
 
+@pytest.mark.ci
 def test_yaml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
     release(pair, "template/.github/workflows/ci.yml.jinja", r"^permissions:", "permissions: [")
     check_told(pair, "* .github/workflows/ci.yml: can no longer be parsed: ")
@@ -463,6 +472,7 @@ def test_an_edited_example_is_not_deleted(example_pair: Pair) -> None:
     check_refused(example_pair, edited, "git rm", options=DELETE_EXAMPLE)
 
 
+@pytest.mark.ci
 def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
     path = example_pair.path
     edit(path / "app/main.py", r'"feed": Feed\(\)', '"feed": Feed(), "ours": 1')
@@ -478,6 +488,7 @@ def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
     assert not re.search(r"^ migrations/versions/0001", said, re.MULTILINE)
 
 
+@pytest.mark.ci
 def test_a_migration_of_the_example_that_is_gone_is_not_missed(example_pair: Pair) -> None:
     migrations = example_pair.path / "migrations/versions"
     [examples] = migrations.glob("0001_*.py")
@@ -488,6 +499,7 @@ def test_a_migration_of_the_example_that_is_gone_is_not_missed(example_pair: Pai
     assert "0001" not in said
 
 
+@pytest.mark.ci
 def test_an_example_that_meets_files_of_the_team_is_told(pair: Pair) -> None:
     router = pair.path / "app/users/router.py"
     router.parent.mkdir()
@@ -501,7 +513,13 @@ def test_an_example_that_meets_files_of_the_team_is_told(pair: Pair) -> None:
 # ---- Interrupted ----
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        signal.SIGINT,
+        *(pytest.param(each, marks=pytest.mark.ci) for each in (signal.SIGTERM, signal.SIGKILL)),
+    ],
+)
 def test_an_interrupted_update_changes_nothing(pair: Pair, sign: signal.Signals) -> None:
     command = ["uv", "run", "scripts/update.py"]
     with unchanged(pair.path):
@@ -626,6 +644,7 @@ def test_github_gets_one_pull_request_with_what_the_rehearsal_found(ci: Ci, tmp_
     assert ci.branch() == "By hand"
 
 
+@pytest.mark.ci
 def test_gitlab_gets_a_merge_request_with_what_the_rehearsal_found(
     ci: Ci, tmp_path: Path, rendered: Callable[..., Path]
 ) -> None:
@@ -666,6 +685,7 @@ NEW = (
 )
 
 
+@pytest.mark.ci
 def test_checks_that_failed_before_are_not_put_down_to_the_update(pair: Pair) -> None:
     replace_checks(pair.path, f"{OLD}; exit 1")
     code, said = update(pair.project)
@@ -700,6 +720,7 @@ def test_an_update_that_cannot_be_put_in_place_is_taken_back(pair: Pair, tmp_pat
     assert seen.exists()
 
 
+@pytest.mark.ci
 def test_an_update_that_stops_half_way_says_so(pair: Pair, tmp_path: Path) -> None:
     mended = tmp_path / "mended"
     stick(pair, f"test -e {mended}")
@@ -715,6 +736,7 @@ def test_an_update_that_stops_half_way_says_so(pair: Pair, tmp_path: Path) -> No
     assert update(pair.project, "--dry-run")[0] == DONE
 
 
+@pytest.mark.ci
 def test_an_update_goes_on_when_nobody_reads_what_it_says(pair: Pair) -> None:
     command = "{ uv run scripts/update.py --to " + FUTURE + "; echo $? > .git/code; } | head -1"
     done = pair.project.run("sh", "-c", command, timeout=500)
