@@ -76,7 +76,7 @@ MUTANTS = [
         "        app.app.dependency_overrides[get_session] = lambda: session\n"
         "        return app.bound_to(self.engine)\n",
     ),
-    Mutant("no real BEGIN", DATABASE, ', "begin": begin_sqlite_transaction', ""),
+    Mutant("no real BEGIN", DATABASE, '        "begin": begin_sqlite_transaction,\n', ""),
     Mutant("foreign keys not enforced", DATABASE, "foreign_keys = ON", "foreign_keys = OFF"),
     Mutant(
         "a rollback undoes nothing",
