@@ -349,8 +349,8 @@ WATCHED = [
         Mutant(
             "every follower is told everything",
             ITEMS.format("feed"),
-            "tuple(self._followers.get(item.owner_id, ()))",
-            "[each for followers in self._followers.values() for each in followers]",
+            "where(ItemEvent.owner_id == owner_id, ItemEvent.id > after)",
+            "where(ItemEvent.id > after)",
         ),
     ),
     Watched(
@@ -366,9 +366,9 @@ WATCHED = [
         "Server-sent events",
         Mutant(
             "Last-Event-ID is passed over",
-            ITEMS.format("router"),
-            "after=last_event_id or 0",
-            "after=0",
+            ITEMS.format("dependencies"),
+            "return min(last_event_id, newest)",
+            "return 0",
         ),
     ),
     Watched(
@@ -376,7 +376,7 @@ WATCHED = [
         Mutant(
             "a follower who leaves is kept",
             ITEMS.format("feed"),
-            "        self._followers[owner_id].discard(follower)\n",
+            "            self._followers[owner_id] -= 1\n",
             "",
         ),
     ),

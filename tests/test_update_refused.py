@@ -475,7 +475,7 @@ def test_an_edited_example_is_not_deleted(example_pair: Pair) -> None:
 @pytest.mark.ci
 def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
     path = example_pair.path
-    edit(path / "app/main.py", r'"feed": Feed\(\)', '"feed": Feed(), "ours": 1')
+    edit(path / "app/main.py", r'"feed": Feed\([^)]*\)', r'\g<0>, "ours": 1')
     (path / "README.md").write_text("# Ours\n", encoding="utf-8")
     (path / "migrations/versions/abc_ours.py").write_text(OWN_MIGRATION, encoding="utf-8")
     commit_all(path, "Edit")

@@ -13,6 +13,7 @@ from app.core.config import ServiceSettings
 from app.core.database import complete_options, create_engine, create_session_factory
 from app.core.logs import configure_logging, configure_structlog
 from app.core.migrations import read_revisions
+from app.core.notifications import Notifications
 from app.core.problems import answer_as_fastapi_does
 from app.core.requests import RequestMiddleware
 from app.core.stopping import Stopping, StoppingMiddleware, when_told_to_stop
@@ -34,16 +35,19 @@ def build_app(
 ) -> FastAPI:
     """Build a FastAPI application with logging, the database and the health probes.
 
-    `app.state` has `settings`, `session_factory` and `stopping`; mounted applications find it as
-    `request.state.core`. `lifespan` runs around all requests and can use the database; what it
-    yields is `request.state`. `engine_options` override those of the settings and app/database.py.
-    All other options go to FastAPI.
+    `app.state` has `settings`, `session_factory`, `notifications` and `stopping`; mounted
+    applications find it as `request.state.core`. `lifespan` runs around all requests and can use
+    the database; what it yields is `request.state`. `engine_options` override those of the settings
+    and app/database.py. All other options go to FastAPI.
     """
     configure_structlog()
     if logging.getLogger("uvicorn").handlers:  # uvicorn is loading this application and will log it
         configure_logging(settings)
     own = {**ENGINE_OPTIONS, **(engine_options or {})}
-    engine = create_engine(settings.database_url, **complete_options(own, settings))
+    completed = complete_options(own, settings)
+    engine = create_engine(settings.database_url, **completed)
+    direct_url = settings.database_direct_url or settings.database_url
+    notifications = Notifications(create_engine(direct_url, **completed))
     stopping = Stopping(settings.uvicorn_timeout_graceful_shutdown)
 
     @asynccontextmanager
@@ -58,7 +62,7 @@ def build_app(
         read_revisions()  # slow, so not in the first request
         try:
             with when_told_to_stop(stopping.begin):
-                async with lifespan(app) as state:
+                async with notifications.listening(), lifespan(app) as state:
                     yield {"core": app.state, **(state or {})}
         finally:
             await engine.dispose()
@@ -76,6 +80,7 @@ def build_app(
     app.state.settings = settings
     app.state.stopping = stopping
     app.state.session_factory = create_session_factory(engine)
+    app.state.notifications = notifications
     app.state.readiness = health.Readiness()
     answer_database_errors(app)
     app.add_middleware(StoppingMiddleware, stopping=stopping)

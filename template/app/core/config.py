@@ -66,6 +66,7 @@ def require_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     return origins
 
 
+DatabaseUrl = Annotated[str, AfterValidator(require_async_driver)]
 CommaSeparated = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_at_commas)]
 
 
@@ -75,7 +76,9 @@ class ServiceSettings(BaseSettings):
     model_config = SettingsConfigDict(env_ignore_empty=True, extra="ignore")
 
     environment: Literal["development", "test", "staging", "production"]
-    database_url: Annotated[str, AfterValidator(require_async_driver), Field(repr=False)]
+    database_url: Annotated[DatabaseUrl, Field(repr=False)]
+    # A connection past the pooler, where `database_url` is that of one: poolers cannot LISTEN.
+    database_direct_url: Annotated[DatabaseUrl | None, Field(repr=False)] = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     # For a database server, per process: the connections that are kept open, those that may be
     # opened in addition, and the seconds that a request waits for one.

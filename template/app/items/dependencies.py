@@ -1,19 +1,19 @@
 """What the items' endpoints have in common."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated
 
-from anyio.streams.memory import MemoryObjectReceiveStream
-from fastapi import Depends, WebSocket, WebSocketException, status
+from fastapi import Depends, Header, WebSocket, WebSocketException, status
 from fastapi.requests import HTTPConnection
 from fastapi.security.utils import get_authorization_scheme_param
+from pydantic.json_schema import SkipJsonSchema
 
 from app.core.database import SessionDep, SessionFactoryDep, begin_reading
 from app.core.dependencies import SettingsDep
 from app.core.schemas import ResourceId
-from app.items.feed import Feed, TooManyStreamsError
+from app.items.feed import Feed, TooManyStreamsError, find_last_event_id
 from app.items.models import Item
-from app.items.schemas import ItemEvent
+from app.items.schemas import EventId, ItemEventRead
 from app.items.service import get_item
 from app.users.dependencies import (
     CurrentUser,
@@ -48,16 +48,36 @@ async def get_feed(connection: HTTPConnection) -> Feed:
 FeedDep = Annotated[Feed, Depends(get_feed)]
 
 
-Events = MemoryObjectReceiveStream[ItemEvent]
+async def get_position(
+    user: CurrentUser,
+    session: SessionDep,
+    last_event_id: Annotated[EventId | SkipJsonSchema[None], Header()] = None,
+    follow: bool = True,
+) -> int:
+    """Return the id of the event after which a stream begins.
+
+    This is the one that the client has seen last. Without one, it is the newest that there is, or 0
+    for a client that does not follow.
+    """
+    newest = await find_last_event_id(session, user.id)
+    if last_event_id is not None:  # which may be that of another database
+        return min(last_event_id, newest)
+    return newest if follow else 0
 
 
-async def follow_own_items(user: CurrentUser, feed: FeedDep) -> AsyncIterator[Events]:
+Position = Annotated[int, Depends(get_position)]
+Events = AsyncGenerator[ItemEventRead]
+
+
+async def follow_own_items(
+    user: CurrentUser, feed: FeedDep, position: Position, follow: bool = True
+) -> AsyncIterator[Events]:
     """Yield the events of the user's items, until the response is sent.
 
     Raises TooManyStreamsError.
     """
-    with feed.follow(user.id) as events:
-        yield events
+    async with feed.follow(user.id, position) as events:
+        yield events if follow else feed.events(user.id, position)
 
 
 EventsDep = Annotated[Events, Depends(follow_own_items)]
@@ -97,13 +117,18 @@ async def get_socket_user(access_token: SocketToken, factory: SessionFactoryDep)
 SocketUser = Annotated[User, Depends(get_socket_user)]
 
 
-async def follow_by_socket(user: SocketUser, feed: FeedDep) -> AsyncIterator[Events]:
+async def follow_by_socket(
+    user: SocketUser, feed: FeedDep, factory: SessionFactoryDep
+) -> AsyncIterator[Events]:
     """Yield the events of the user's items, as long as the WebSocket is open.
 
     Raises WebSocketException 1013 when too many are open.
     """
+    async with factory() as session:
+        await begin_reading(session)
+        newest = await find_last_event_id(session, user.id)
     try:
-        with feed.follow(user.id) as events:
+        async with feed.follow(user.id, newest) as events:
             yield events
     except TooManyStreamsError as error:
         raise WebSocketException(status.WS_1013_TRY_AGAIN_LATER, error.title) from error

@@ -1,22 +1,37 @@
-"""A live feed: what happens to a user's items, told to whoever listens.
+"""A live feed: what happens to a user's items, told to whoever follows.
 
-It reaches the listeners of this process. With several processes, publish through the
-database or a message broker instead.
+Events are rows, written in the transaction of the change that they tell of. A follower is woken
+when it is committed, and reads what is new: so followers of all processes are told, in the same
+order, and one that connects again or reads slowly misses nothing that is still kept. On SQLite,
+only the followers in the process that made the change are woken.
 """
 
-import time
-from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from itertools import count
+from asyncio import Lock
+from collections import Counter
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
 
-from anyio import EndOfStream, WouldBlock, create_memory_object_stream, fail_after
-from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from anyio import move_on_after
 from fastapi import status
+from sqlalchemy import delete, func, select
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from app.core.database import begin_reading
+from app.core.notifications import Notifications, WakeUp
 from app.core.problems import ProblemError
-from app.items.schemas import ItemEvent, ItemEventKind, ItemRead
+from app.core.unavailable import DatabaseUnavailableError
+from app.items.models import ItemEvent, ItemEventKind
+from app.items.schemas import ItemEventRead, ItemRead
+from app.users.models import User
+
+PAGE = 100
+"""How many events are read at once."""
+BATCH = 10_000
+"""How many old events are deleted at once."""
+RETRY = 5.0
+"""Seconds until a follower tries again to read, if the database is away."""
 
 
 class TooManyStreamsError(ProblemError):
@@ -28,73 +43,132 @@ class TooManyStreamsError(ProblemError):
 
 
 class Feed:
-    """Passes events on to the followers of an owner, and remembers the last ones.
+    """Stores events, and passes them on to the followers in this process.
 
-    `memory` is how many events are kept, those of all owners together. `backlog` is how many
-    a follower may leave unread: whoever has more is dropped, and does not hold up the others.
-    `followers` is how many an owner may have at once.
+    `limit` is how many followers an owner may have at once.
     """
 
-    def __init__(self, memory: int = 1000, backlog: int = 100, followers: int = 10) -> None:
-        # From the clock on: the ids of a process are greater than those of the one before.
-        self._ids = count(time.time_ns() // 1000)
-        self._recent: deque[ItemEvent] = deque(maxlen=memory)
-        self._backlog = backlog
-        self._limit = followers
-        self._followers: defaultdict[int, set[MemoryObjectSendStream[ItemEvent]]] = defaultdict(set)
+    def __init__(
+        self,
+        notifications: Notifications,
+        factory: async_sessionmaker[AsyncSession],
+        limit: int = 10,
+    ) -> None:
+        self._notifications = notifications
+        self._factory = factory
+        self._limit = limit
+        self._followers: Counter[int] = Counter()
+        self._turn = Lock()  # all followers read over one connection
 
-    def publish(self, kind: ItemEventKind, item: ItemRead) -> None:
-        """Tell the followers of the item's owner. Never waits for them."""
-        event = ItemEvent(id=next(self._ids), kind=kind, item=item)
-        self._recent.append(event)
-        for follower in tuple(self._followers.get(item.owner_id, ())):
-            try:
-                follower.send_nowait(event)
-            except WouldBlock:
-                self._drop(item.owner_id, follower)
+    async def publish(self, session: AsyncSession, kind: ItemEventKind, item: ItemRead) -> None:
+        """Store an event in the transaction of `session`; tell followers when it is committed."""
+        # The ids of an owner's events are in the order of their commits: each transaction waits
+        # here until the one before has ended. Otherwise a follower who has read an event could
+        # miss one with a smaller id that is committed later.
+        await session.execute(
+            select(User.id).where(User.id == item.owner_id).with_for_update(key_share=True)
+        )
+        event = ItemEvent(owner_id=item.owner_id, kind=kind, item=item.model_dump(mode="json"))
+        session.add(event)
+        await self._notifications.notify(session, topic_of(item.owner_id))
 
-    def recent(self, owner_id: int, after: int = 0) -> list[ItemEvent]:
-        """Return the remembered events of an owner that are newer than the one with id `after`."""
-        return [
-            event for event in self._recent if event.item.owner_id == owner_id and event.id > after
-        ]
-
-    @contextmanager
-    def follow(self, owner_id: int) -> Iterator[MemoryObjectReceiveStream[ItemEvent]]:
-        """Give the stream of the owner's events from now on. It ends when too many are unread.
+    @asynccontextmanager
+    async def follow(
+        self, owner_id: int, after: int
+    ) -> AsyncIterator[AsyncGenerator[ItemEventRead]]:
+        """Give the owner's events after the one with id `after`, as they come.
 
         Raises TooManyStreamsError.
         """
         if self.count_followers(owner_id) >= self._limit:
             raise TooManyStreamsError
-        follower, events = create_memory_object_stream[ItemEvent](self._backlog)
-        self._followers[owner_id].add(follower)
+        self._followers[owner_id] += 1
         try:
-            with events:
-                yield events
+            with self._notifications.subscribe(topic_of(owner_id)) as wake_up:
+                async with aclosing(self._follow(owner_id, after, wake_up)) as events:
+                    yield events
         finally:
-            self._drop(owner_id, follower)
+            self._followers[owner_id] -= 1
+            if not self._followers[owner_id]:
+                del self._followers[owner_id]
 
-    def _drop(self, owner_id: int, follower: MemoryObjectSendStream[ItemEvent]) -> None:
-        """End the follower's stream, after what is still unread."""
-        follower.close()
-        self._followers[owner_id].discard(follower)
-        if not self._followers[owner_id]:
-            del self._followers[owner_id]
+    async def _follow(
+        self, owner_id: int, after: int, wake_up: WakeUp
+    ) -> AsyncGenerator[ItemEventRead]:
+        while True:
+            try:
+                page = await self._read(owner_id, after)
+            except (DatabaseUnavailableError, PoolTimeoutError):
+                with move_on_after(RETRY):
+                    await wake_up.wait()
+                continue
+            for event in page:
+                yield event
+                after = event.id
+            if len(page) < PAGE:
+                await wake_up.wait()
+
+    async def events(self, owner_id: int, after: int = 0) -> AsyncGenerator[ItemEventRead]:
+        """Yield the owner's events after the one with id `after` that are stored."""
+        while page := await self._read(owner_id, after):
+            for event in page:
+                yield event
+                after = event.id
+
+    async def _read(self, owner_id: int, after: int) -> list[ItemEventRead]:
+        """Return the owner's next events after the one with id `after`."""
+        newer = select(ItemEvent).where(ItemEvent.owner_id == owner_id, ItemEvent.id > after)
+        async with self._turn, self._factory() as session:
+            await begin_reading(session)
+            events = await session.scalars(newer.order_by(ItemEvent.id).limit(PAGE))
+            return [ItemEventRead.model_validate(event) for event in events]
 
     def count_followers(self, owner_id: int) -> int:
-        """Say how many follow the owner's events."""
-        return len(self._followers.get(owner_id, ()))
+        """Return how many follow the owner's events in this process."""
+        return self._followers[owner_id]
+
+
+def topic_of(owner_id: int) -> str:
+    """Return the topic of the notifications that an owner has new events."""
+    return f"item_events {owner_id}"
+
+
+async def find_last_event_id(session: AsyncSession, owner_id: int) -> int:
+    """Return the id of the owner's last event, 0 without one."""
+    last = await session.scalar(
+        select(func.max(ItemEvent.id)).where(ItemEvent.owner_id == owner_id)
+    )
+    return last or 0
+
+
+async def delete_old_events(
+    factory: async_sessionmaker[AsyncSession], keep: timedelta = timedelta(days=7)
+) -> int:
+    """Delete the events that are older than `keep`; return how many.
+
+    A follower who has been away for longer misses them.
+    """
+    old = ItemEvent.created_at < datetime.now(UTC) - keep
+    batch = select(ItemEvent.id).where(old).limit(BATCH)  # so that no statement takes long
+    statement = delete(ItemEvent).where(ItemEvent.id.in_(batch)).returning(ItemEvent.id)
+    deleted = 0
+    while True:
+        async with factory() as session:
+            ids = (await session.scalars(statement)).all()
+            await session.commit()
+        deleted += len(ids)
+        if len(ids) < BATCH:
+            return deleted
 
 
 async def events_until(
-    moment: datetime, events: MemoryObjectReceiveStream[ItemEvent]
-) -> AsyncIterator[ItemEvent]:
-    """Yield the events of a stream as they come. Raises TimeoutError at the `moment`."""
+    moment: datetime, events: AsyncGenerator[ItemEventRead]
+) -> AsyncIterator[ItemEventRead]:
+    """Yield `events` as they come, until the `moment`."""
     while True:
-        with fail_after((moment - datetime.now(UTC)).total_seconds()):
-            try:
-                event = await events.receive()
-            except EndOfStream:
-                return
+        event = None
+        with move_on_after((moment - datetime.now(UTC)).total_seconds()):
+            event = await anext(events, None)
+        if event is None:
+            return
         yield event

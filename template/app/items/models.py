@@ -3,8 +3,9 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any, Literal
 
-from sqlalchemy import Enum, ForeignKey, Index, Numeric, String
+from sqlalchemy import JSON, BigInteger, Enum, ForeignKey, Index, Integer, Numeric, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.core.database import Base
@@ -56,3 +57,21 @@ class Tag(Base):
     )
     name: Mapped[str] = mapped_column(String(50), primary_key=True)
     item: Mapped[Item] = relationship(back_populates="tags", lazy="raise")
+
+
+ItemEventKind = Literal["created", "changed", "deleted"]
+
+
+class ItemEvent(Base):
+    """What happened to an item. Kept for a while, for followers who connect again."""
+
+    __tablename__ = "item_events"
+    __table_args__ = (Index(None, "owner_id", "id"),)
+
+    # There are more events than items, and SQLite counts the rows of an INTEGER only.
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
+    kind: Mapped[ItemEventKind] = mapped_column(String(7))
+    # As it was then, or last, if it is deleted.
+    item: Mapped[dict[str, Any]] = mapped_column(JSON)
+    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC), index=True)

@@ -5,9 +5,8 @@ from contextlib import suppress
 from typing import Annotated
 
 from anyio import create_task_group
-from fastapi import APIRouter, Header, Query, WebSocket, WebSocketDisconnect, status
+from fastapi import APIRouter, Query, WebSocket, WebSocketDisconnect, status
 from fastapi.sse import EventSourceResponse, ServerSentEvent
-from pydantic.json_schema import SkipJsonSchema
 
 from app.core.database import SessionDep
 from app.core.pages import Page
@@ -24,9 +23,7 @@ from app.items.dependencies import (
 from app.items.feed import TooManyStreamsError, events_until
 from app.items.models import Item
 from app.items.schemas import (
-    EventId,
     ItemCreate,
-    ItemEvent,
     ItemPage,
     ItemQuery,
     ItemRead,
@@ -59,30 +56,15 @@ async def list_items(
     "/feed", response_class=EventSourceResponse, responses=responses_of(TooManyStreamsError)
 )
 async def stream_items(
-    user: CurrentUser,
-    access_token: AccessTokenDep,
-    feed: FeedDep,
-    events: EventsDep,
-    last_event_id: Annotated[EventId | SkipJsonSchema[None], Header()] = None,
-    follow: bool = True,
+    access_token: AccessTokenDep, events: EventsDep
 ) -> AsyncIterator[ServerSentEvent]:
     """Follow what happens to one's own items, as server-sent events, until the token expires.
 
     With `Last-Event-ID`, as browsers send it when they connect again, begins with what was missed.
-    With `follow=false`, sends what is remembered and ends.
+    With `follow=false`, sends what is stored and ends.
     """
-    if last_event_id is not None or not follow:
-        for event in feed.recent(user.id, after=last_event_id or 0):
-            yield server_sent(event)
-    if follow:
-        with suppress(TimeoutError):
-            async for event in events_until(access_token.expires_at, events):
-                yield server_sent(event)
-
-
-def server_sent(event: ItemEvent) -> ServerSentEvent:
-    """Say in a server-sent event what happened."""
-    return ServerSentEvent(id=str(event.id), event=event.kind, data=event.item)
+    async for event in events_until(access_token.expires_at, events):
+        yield ServerSentEvent(id=str(event.id), event=event.kind, data=event.item)
 
 
 @router.websocket("/feed")
@@ -91,7 +73,7 @@ async def follow_items(
 ) -> None:
     """Follow what happens to one's own items.
 
-    Closes with 1008 when the token expires, with 1013 when the client reads too slowly.
+    Closes with 1008 when the token expires.
     """
     offered = websocket.scope.get("subprotocols", ())
     await websocket.accept(subprotocol="bearer" if "bearer" in offered else None)
@@ -104,12 +86,9 @@ async def follow_items(
 
         tasks.start_soon(leave_with_client)
         with suppress(WebSocketDisconnect):
-            try:
-                async for event in events_until(access_token.expires_at, events):
-                    await websocket.send_text(event.model_dump_json())
-                await websocket.close(status.WS_1013_TRY_AGAIN_LATER)
-            except TimeoutError:
-                await websocket.close(status.WS_1008_POLICY_VIOLATION)
+            async for event in events_until(access_token.expires_at, events):
+                await websocket.send_text(event.model_dump_json())
+            await websocket.close(status.WS_1008_POLICY_VIOLATION)
         tasks.cancel_scope.cancel()
 
 

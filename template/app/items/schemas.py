@@ -2,14 +2,14 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from pydantic.json_schema import SkipJsonSchema
 
 from app.core.pages import PageParams
 from app.core.schemas import NO_NUL
-from app.items.models import ItemStatus
+from app.items.models import ItemEventKind, ItemStatus
 
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Description = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
@@ -81,11 +81,12 @@ class ItemQuery(PageParams):
 
 
 EventId = Annotated[int, Field(ge=0, le=2**63 - 1)]
-ItemEventKind = Literal["created", "changed", "deleted"]
 
 
-class ItemEvent(BaseModel):
+class ItemEventRead(BaseModel):
     """What happened to an item; of a deleted one, how it was last."""
+
+    model_config = ConfigDict(from_attributes=True)
 
     id: EventId
     kind: ItemEventKind

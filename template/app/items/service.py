@@ -1,4 +1,4 @@
-"""What can be done with items. What was done is published once it is committed."""
+"""What can be done with items. Followers are told of it when it is committed."""
 
 from collections.abc import Sequence
 
@@ -35,8 +35,9 @@ async def create_item(session: AsyncSession, feed: Feed, owner: User, data: Item
     fields = data.model_dump(exclude={"tags"})
     item = Item(owner_id=owner.id, tags=tags_of(data.tags), **fields)
     session.add(item)
+    await session.flush()
+    await feed.publish(session, "created", ItemRead.model_validate(item))
     await session.commit()
-    feed.publish("created", ItemRead.model_validate(item))
     return item
 
 
@@ -69,14 +70,13 @@ async def change_item(session: AsyncSession, feed: Feed, item: Item, data: ItemU
         setattr(item, name, value)
     if "tags" in data.model_fields_set:
         item.tags = tags_of(data.tags)
+    await feed.publish(session, "changed", ItemRead.model_validate(item))
     await session.commit()
-    feed.publish("changed", ItemRead.model_validate(item))
     return item
 
 
 async def delete_item(session: AsyncSession, feed: Feed, item: Item) -> None:
     """Delete the item."""
-    last = ItemRead.model_validate(item)
     await session.delete(item)
+    await feed.publish(session, "deleted", ItemRead.model_validate(item))
     await session.commit()
-    feed.publish("deleted", last)

@@ -56,9 +56,35 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("item_id", "name", name=op.f("pk_tags")),
     )
+    op.create_table(
+        "item_events",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer(), "sqlite"),
+            nullable=False,
+        ),
+        sa.Column("owner_id", sa.Integer(), nullable=False),
+        sa.Column("kind", sa.String(length=7), nullable=False),
+        sa.Column("item", sa.JSON(), nullable=False),
+        sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["owner_id"],
+            ["users.id"],
+            name=op.f("fk_item_events_owner_id_users"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_item_events")),
+    )
+    op.create_index(op.f("ix_item_events_created_at"), "item_events", ["created_at"])
+    op.create_index(
+        op.f("ix_item_events_owner_id_item_events_id"), "item_events", ["owner_id", "id"]
+    )
 
 
 def downgrade() -> None:
+    op.drop_index(op.f("ix_item_events_owner_id_item_events_id"), table_name="item_events")
+    op.drop_index(op.f("ix_item_events_created_at"), table_name="item_events")
+    op.drop_table("item_events")
     op.drop_table("tags")
     op.drop_index(op.f("ix_items_owner_id_items_id"), table_name="items")
     op.drop_table("items")

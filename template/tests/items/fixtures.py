@@ -1,6 +1,7 @@
 """Fixtures around items: who owns them, and what they are made by."""
 
 import pytest
+from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.items.feed import Feed
@@ -45,8 +46,7 @@ def item_factory(db_session: AsyncSession, monkeypatch: pytest.MonkeyPatch) -> t
 
 
 @pytest.fixture
-def feed(running_app: RunningApp, monkeypatch: pytest.MonkeyPatch) -> Feed:
-    """The application's feed: one that remembers nothing of other tests."""
-    feed = Feed(backlog=3)
-    monkeypatch.setitem(running_app.lifespan_state, "feed", feed)
+def feed(app: FastAPI, running_app: RunningApp) -> Feed:
+    """The application's feed."""
+    feed: Feed = running_app.lifespan_state["feed"]
     return feed

@@ -61,7 +61,7 @@ async def test_item_deleted_twice_at_once_is_deleted_once(
     item = await item_factory.create_async(owner_id=owner.id)
     responses = await asyncio.gather(*(owner_client.delete(f"/items/{item.id}") for _ in range(5)))
     assert sorted(response.status_code for response in responses) == [204, 404, 404, 404, 404]
-    assert [event.kind for event in feed.recent(owner.id)] == ["deleted"]
+    assert [event.kind async for event in feed.events(owner.id)] == ["deleted"]
 
 
 @pytest.mark.committed

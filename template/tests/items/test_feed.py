@@ -1,119 +1,187 @@
-"""The feed on its own. It needs no database, so it is tried on asyncio and on trio."""
+"""The feed on its own: what it stores, whom it tells, and in which order."""
 
-import time
-from datetime import UTC, datetime
-from decimal import Decimal
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import anyio
 import pytest
+from fastapi import FastAPI
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from time_machine import TimeMachineFixture
 
-from app.items.feed import Feed
-from app.items.models import ItemStatus
-from app.items.schemas import ItemRead
-from tests.patterns.backends import on_both_backends, run_on
+from app.core.unavailable import DatabaseUnavailableError
+from app.items import feed as module
+from app.items.feed import Feed, delete_old_events
+from app.items.models import ItemEvent, ItemEventKind
+from app.items.schemas import ItemEventRead, ItemRead
+from app.main import create_app
+from app.settings import Settings
+from app.users.models import User
+from tests.harness.asgi import running
+from tests.http_client import AsyncClient
+from tests.items.factories import ItemFactory
 
-OWNER, STRANGER = 1, 2
-
-
-def item(item_id: int, owner_id: int = OWNER) -> ItemRead:
-    return ItemRead(
-        id=item_id,
-        owner_id=owner_id,
-        title="",
-        description=None,
-        price=Decimal(0),
-        status=ItemStatus.OWNED,
-        tags=[],
-        created_at=datetime.now(UTC),
-    )
-
-
-@on_both_backends
-def test_event_reaches_each_follower_of_its_owner_only(backend: str) -> None:
-    async def check() -> None:
-        feed = Feed()
-        with feed.follow(OWNER) as one, feed.follow(OWNER) as two, feed.follow(STRANGER) as other:
-            feed.publish("created", item(7))
-            feed.publish("deleted", item(8, STRANGER))
-            with anyio.fail_after(1):
-                assert [(await events.receive()).item.id for events in (one, two, other)] == [
-                    7,
-                    7,
-                    8,
-                ]
-            with pytest.raises(anyio.WouldBlock):
-                one.receive_nowait()
-
-    run_on(backend, check)
+NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
+LONG = 2000 * "\N{GRINNING FACE}"  # 8,000 bytes; PostgreSQL takes no notification of that size
+FIVE: list[ItemEventKind] = ["created", "changed", "changed", "changed", "deleted"]
 
 
-@on_both_backends
-def test_waiting_follower_is_woken(backend: str) -> None:
-    async def check() -> None:
-        feed = Feed()
-        kinds = []
-
-        async def follow(*, task_status: anyio.abc.TaskStatus[None]) -> None:
-            with feed.follow(OWNER) as events:
-                task_status.started()
-                kinds.append((await events.receive()).kind)
-
-        with anyio.fail_after(1):
-            async with anyio.create_task_group() as tasks:
-                await tasks.start(follow)
-                feed.publish("changed", item(1))
-        assert kinds == ["changed"]
-
-    run_on(backend, check)
+@pytest.fixture
+def factory(app: FastAPI) -> async_sessionmaker[AsyncSession]:
+    """The application's session factory."""
+    factory: async_sessionmaker[AsyncSession] = app.state.session_factory
+    return factory
 
 
-@on_both_backends
-def test_follower_who_does_not_read_is_dropped_and_holds_up_nobody(backend: str) -> None:
-    async def check() -> None:
-        feed = Feed(backlog=2)
-        with feed.follow(OWNER) as idle, feed.follow(OWNER) as busy:
-            for number in range(1, 5):
-                feed.publish("created", item(number))
-                assert (await busy.receive()).item.id == number
-            assert feed.count_followers(OWNER) == 1
-            with anyio.fail_after(1):
-                assert [event.item.id async for event in idle] == [1, 2]
-
-    run_on(backend, check)
+@pytest.fixture
+async def item(item_factory: type[ItemFactory], owner: User) -> ItemRead:
+    """An item of the owner, which is not stored."""
+    return ItemRead.model_validate(item_factory.build(id=1, owner_id=owner.id))
 
 
-@on_both_backends
-def test_follower_who_is_cancelled_is_forgotten(backend: str) -> None:
-    async def check() -> None:
-        feed = Feed()
-        with anyio.move_on_after(0.01), feed.follow(OWNER) as events:
-            assert feed.count_followers(OWNER) == 1
-            await events.receive()
-        assert feed.count_followers(OWNER) == 0
-
-    run_on(backend, check)
+async def publish(feed: Feed, session: AsyncSession, item: ItemRead, *kinds: ItemEventKind) -> None:
+    """Let something happen to an item, each in a transaction of its own."""
+    for kind in kinds:
+        await feed.publish(session, kind, item)
+        await session.commit()
 
 
-def test_recent_events_are_the_owner_s_and_newer_than_the_one_named() -> None:
-    feed = Feed()
-    for number, owner in enumerate([OWNER, STRANGER, OWNER], start=1):
-        feed.publish("created", item(number, owner))
-    first, second = feed.recent(OWNER)
-    assert (first.item.id, second.item.id) == (1, 3)
-    assert feed.recent(OWNER, after=first.id) == [second]
+async def receive(events: AsyncIterator[ItemEventRead]) -> ItemEventRead:
+    """Wait for the next event."""
+    with anyio.fail_after(5):
+        return await anext(events)
 
 
-def test_only_so_many_events_are_remembered() -> None:
-    feed = Feed(memory=2)
-    for number in range(1, 4):
-        feed.publish("created", item(number))
-    assert [event.item.id for event in feed.recent(OWNER)] == [2, 3]
+async def stored(session: AsyncSession) -> list[str]:
+    """Return what has happened, according to the database."""
+    return list(await session.scalars(select(ItemEvent.kind).order_by(ItemEvent.id)))
 
 
-def test_ids_go_on_growing_after_a_restart() -> None:
-    before = Feed()
-    before.publish("created", item(1))
-    time.sleep(0.001)
-    after = Feed()
-    after.publish("created", item(2))
-    assert after.recent(OWNER)[0].id > before.recent(OWNER)[0].id
+async def test_event_is_rolled_back_with_its_transaction(
+    feed: Feed, db_session: AsyncSession, item: ItemRead, owner: User
+) -> None:
+    async with feed.follow(owner.id, after=0) as events:
+        await feed.publish(db_session, "changed", item)
+        await db_session.rollback()
+        await publish(feed, db_session, item, "deleted")
+        assert (await receive(events)).kind == "deleted"
+    assert await stored(db_session) == ["deleted"]
+
+
+async def test_event_of_any_size_arrives(
+    feed: Feed, owner_client: AsyncClient, owner: User
+) -> None:
+    data = {"title": "Lamp", "description": LONG}
+    async with feed.follow(owner.id, after=0) as events:
+        await owner_client.post("/items", json=data)
+        item = (await receive(events)).item
+    assert item.description == LONG
+
+
+async def test_follower_gets_all_pages_in_order(
+    feed: Feed,
+    db_session: AsyncSession,
+    item: ItemRead,
+    owner: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "PAGE", 2)
+    await publish(feed, db_session, item, *FIVE)
+    async with feed.follow(owner.id, after=0) as events:
+        received = [await receive(events) for _ in FIVE]
+    assert received == [event async for event in feed.events(owner.id)]
+    assert [event.kind for event in received] == FIVE
+    assert received == sorted(received, key=lambda event: event.id)
+
+
+@pytest.mark.committed
+async def test_transactions_of_an_owner_take_turns(
+    feed: Feed,
+    factory: async_sessionmaker[AsyncSession],
+    item: ItemRead,
+    owner: User,
+) -> None:
+    kinds = []
+
+    async def change() -> None:
+        async with factory() as session:
+            await publish(feed, session, item, "changed")
+        kinds.append("changed")
+
+    async with anyio.create_task_group() as tasks, factory() as session:
+        await feed.publish(session, "created", item)
+        await session.flush()
+        tasks.start_soon(change)
+        with anyio.move_on_after(0.2):  # as long as it takes: the other one waits for this one
+            while not kinds:  # noqa: ASYNC110
+                await anyio.sleep(0.01)
+        kinds.append("created")
+        await session.commit()
+    assert kinds == ["created", "changed"]
+    assert [event.kind async for event in feed.events(owner.id)] == kinds
+
+
+@pytest.mark.committed
+async def test_other_processes_are_told(
+    feed: Feed, settings: Settings, owner: User, item: ItemRead
+) -> None:
+    if not settings.database_url.startswith("postgresql"):
+        pytest.skip("SQLite tells the followers in the same process only")
+    async with running(create_app(settings)) as other, feed.follow(owner.id, after=0) as events:
+        async with other.app.state.session_factory() as session:
+            for _ in range(3):
+                await publish(other.lifespan_state["feed"], session, item, "changed")
+                assert (await receive(events)).kind == "changed"
+
+
+async def test_follower_waits_for_a_database_that_is_away(
+    feed: Feed,
+    db_session: AsyncSession,
+    item: ItemRead,
+    owner: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = []
+
+    async def fail_twice(session: AsyncSession) -> None:
+        attempts.append(session)
+        if len(attempts) < 3:
+            raise DatabaseUnavailableError("SELECT 1", {}, OSError("away"))
+
+    monkeypatch.setattr(module, "begin_reading", fail_twice)
+    monkeypatch.setattr(module, "RETRY", 0.01)
+    await publish(feed, db_session, item, "changed")
+    async with feed.follow(owner.id, after=0) as events:
+        assert (await receive(events)).kind == "changed"
+    assert len(attempts) == 3
+
+
+async def test_events_of_an_owner_go_with_the_account(
+    feed: Feed, db_session: AsyncSession, item: ItemRead, owner: User, stranger: User
+) -> None:
+    theirs = item.model_copy(update={"owner_id": stranger.id})
+    await publish(feed, db_session, item, "created", "deleted")
+    await publish(feed, db_session, theirs, "changed")
+    await db_session.delete(owner)
+    await db_session.commit()
+    assert await stored(db_session) == ["changed"]
+
+
+async def test_events_are_kept_for_a_while(
+    feed: Feed,
+    factory: async_sessionmaker[AsyncSession],
+    db_session: AsyncSession,
+    item: ItemRead,
+    time_machine: TimeMachineFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 2)
+    time_machine.move_to(NOON, tick=False)
+    await publish(feed, db_session, item, *FIVE)
+    time_machine.move_to(NOON + timedelta(days=1), tick=False)
+    await publish(feed, db_session, item, "deleted")
+    assert await delete_old_events(factory, keep=timedelta(days=1)) == 0
+    time_machine.move_to(NOON + timedelta(days=1, seconds=1), tick=False)
+    assert await delete_old_events(factory, keep=timedelta(days=1)) == 5
+    assert await stored(db_session) == ["deleted"]

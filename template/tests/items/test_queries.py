@@ -37,10 +37,10 @@ async def test_only_the_application_is_counted(
 ) -> None:
     assert queries == []  # though the owner has been stored
     await owner_client.post("/items", json={"title": "Lamp"})
-    kinds = [statement.split()[0] for statement in queries]
-    assert kinds == ["SELECT", "INSERT"]
+    count = len(queries)
+    assert writes(queries) == ["INSERT", "INSERT"]  # the item and its event
     await db_session.scalars(select(Item))
-    assert len(queries) == 2
+    assert len(queries) == count
 
 
 @pytest.mark.committed
@@ -48,7 +48,13 @@ async def test_the_count_is_the_same_with_real_commits(
     owner_client: AsyncClient, queries: list[str]
 ) -> None:
     await owner_client.post("/items", json={"title": "Lamp"})
-    assert [statement.split()[0] for statement in queries] == ["SELECT", "INSERT"]
+    assert writes(queries) == ["INSERT", "INSERT"]
+
+
+def writes(queries: list[str]) -> list[str]:
+    """Return the kinds of the queries that write."""
+    kinds = [statement.split()[0] for statement in queries]
+    return [kind for kind in kinds if kind != "SELECT"]
 
 
 async def plan_of(session: AsyncSession, work: Callable[[], Awaitable[object]]) -> str:
