@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import FrameType
 
+from anyio import BrokenResourceError
 from fastapi import status
 from fastapi.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -106,20 +107,20 @@ class StoppingMiddleware:
                 await send(message)
                 has_ended = not message.get("more_body", False)
 
-        def is_ended_stream() -> bool:
-            is_stream = response is not None and begins_event_stream(response)
-            return is_stream and request.expired()
+        def is_stream() -> bool:
+            return response is not None and begins_event_stream(response)
 
         try:
             async with self._stopping.limited(self._stopping.timeout) as request:
                 await self._app(scope, receive, send_and_note)
-        except Exception:
-            # FastAPI passes events through a pipe, which may break when the stream is cancelled.
-            if not is_ended_stream():
+        except Exception as error:
+            # FastAPI passes events through a pipe, which may break when the stream is cancelled, or
+            # when its client leaves.
+            if not (is_stream() and (request.expired() or is_broken_pipe(error))):
                 raise
         if not request.expired():
             return
-        if is_ended_stream():
+        if is_stream():
             if not has_ended:
                 await send({"type": "http.response.body", "body": b""})
             return
@@ -151,6 +152,11 @@ def begins_event_stream(message: Message) -> bool:
     """Say whether a response that starts so is a stream of server-sent events."""
     content_type: bytes = dict(message.get("headers", ())).get(b"content-type", b"")
     return content_type.startswith(b"text/event-stream")
+
+
+def is_broken_pipe(error: Exception) -> bool:
+    """Say whether nobody has received what a task has sent to another one, and nothing else."""
+    return isinstance(error, ExceptionGroup) and error.split(BrokenResourceError)[1] is None
 
 
 def with_close(message: Message, scope: Scope) -> Message:

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import anyio
@@ -105,6 +106,26 @@ async def test_event_stream_that_breaks_when_it_is_ended_is_whole(anyio_backend:
     stopping = Stopping(timeout=1000)
     stopping.begin()
     assert bodies(await serve(stream, stopping, HTTP, nothing)) == [b""]
+
+
+@pytest.mark.parametrize(
+    ("content_type", "error", "is_raised"),
+    [
+        (EVENTS, anyio.BrokenResourceError(), False),
+        (EVENTS, ValueError(), True),
+        (JSON, anyio.BrokenResourceError(), True),
+    ],
+)
+async def test_event_stream_whose_client_leaves_is_no_error(
+    anyio_backend: str, content_type: bytes, error: Exception, is_raised: bool
+) -> None:
+    async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-type", content_type)]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        raise ExceptionGroup("its pipe", [error])
+
+    with pytest.raises(ExceptionGroup) if is_raised else nullcontext():
+        await serve(stream, Stopping(timeout=1000), HTTP, nothing)
 
 
 async def test_request_that_takes_too_long_is_answered_503(
