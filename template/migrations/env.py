@@ -16,12 +16,18 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 import app.models  # noqa: F401  (fills Base.metadata)
 from app.core.config import load_settings
 from app.core.database import Base, UtcDateTime, create_engine
+from app.core.job_tables import is_of_jobs
 from app.database import migration_options
 from app.settings import Settings
 
 with suppress(ImportError):  # only where the database is PostgreSQL
     # Alembic itself creates the type of an enum with its table, but never drops or changes it.
-    import alembic_postgresql_enum  # noqa: F401
+    import alembic_postgresql_enum
+
+    # The queue of jobs has a type of its own.
+    alembic_postgresql_enum.set_configuration(
+        alembic_postgresql_enum.Config(include_name=lambda name: not is_of_jobs(name))
+    )
 
 
 LOCK = 5_279_204_163_172_117_741  # any number, as long as it is always the same
@@ -32,6 +38,7 @@ def configure(**options: Any) -> None:
     """Configure Alembic with `options`, and those of app/database.py."""
     own = migration_options()
     render_own = own.pop("render_item", None)
+    include_own = own.pop("include_name", None)
 
     def render_item(type_: str, item: Any, autogenerate: AutogenContext) -> str | Literal[False]:
         # A migration must outlive the application's code: it names the database's own type.
@@ -40,7 +47,17 @@ def configure(**options: Any) -> None:
         rendered: str | Literal[False] = render_own and render_own(type_, item, autogenerate)
         return rendered or False
 
-    defaults = {"target_metadata": Base.metadata, "render_item": render_item}
+    def include_name(name: str | None, type_: str, parents: Any) -> bool:
+        # No model describes the tables of jobs.
+        if type_ == "table" and is_of_jobs(name):
+            return False
+        return include_own is None or bool(include_own(name, type_, parents))
+
+    defaults = {
+        "target_metadata": Base.metadata,
+        "render_item": render_item,
+        "include_name": include_name,
+    }
     context.configure(**{**defaults, **options, **own})
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from tests.harness.asgi import IsolatedApp, RunningApp, running
 from tests.harness.databases import Databases
 from tests.harness.isolation import Isolation, isolation_of
+from tests.harness.jobs import JobQueue
 from tests.harness.leftovers import in_own_task
 from tests.harness.live_server import serve
 from tests.harness.transaction import RolledBackTransaction
@@ -111,6 +112,12 @@ async def client(make_client: MakeClient) -> AsyncClient:
     Exceptions that the application does not handle are raised in the test.
     """
     return await make_client()
+
+
+@pytest.fixture
+def job_queue(app: FastAPI, running_app: RunningApp, isolation: Isolation) -> JobQueue:
+    """The jobs that the application has written: `written(job)` and `run()`."""
+    return JobQueue(running_app, isolation)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """Build the application without its features, for app/main.py."""
 
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
@@ -11,6 +11,8 @@ from fastapi.exceptions import RequestValidationError
 from app.core import health
 from app.core.config import ServiceSettings
 from app.core.database import complete_options, create_engine, create_session_factory
+from app.core.job_runner import run_here
+from app.core.jobs import AnyJob, Jobs, collect
 from app.core.logs import configure_logging, configure_structlog
 from app.core.migrations import read_revisions
 from app.core.notifications import Notifications
@@ -30,15 +32,17 @@ def build_app(
     settings: ServiceSettings,
     lifespan: Lifespan,
     *,
+    jobs: Iterable[AnyJob] = (),
     engine_options: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> FastAPI:
     """Build a FastAPI application with logging, the database and the health probes.
 
-    `app.state` has `settings`, `session_factory`, `notifications` and `stopping`; mounted
-    applications find it as `request.state.core`. `lifespan` runs around all requests and can use
-    the database; what it yields is `request.state`. `engine_options` override those of the settings
-    and app/database.py. All other options go to FastAPI.
+    `app.state` has `settings`, `session_factory`, `jobs`, `notifications` and `stopping`; mounted
+    applications find it as `request.state.core`. `lifespan` runs around all requests, and in a
+    worker around all jobs, and can use the database; what it yields is `request.state`. `jobs` are
+    all jobs of the service (app/core/jobs.py). `engine_options` override those of the settings and
+    app/database.py. All other options go to FastAPI.
     """
     configure_structlog()
     if logging.getLogger("uvicorn").handlers:  # uvicorn is loading this application and will log it
@@ -62,8 +66,15 @@ def build_app(
         read_revisions()  # slow, so not in the first request
         try:
             with when_told_to_stop(stopping.begin):
-                async with notifications.listening(), lifespan(app) as state:
-                    yield {"core": app.state, **(state or {})}
+                async with (
+                    notifications.listening(),
+                    lifespan(app) as yielded,
+                    AsyncExitStack() as stack,
+                ):
+                    state = {"core": app.state, **(yielded or {})}
+                    if engine.dialect.name != "postgresql" and settings.environment != "test":
+                        await stack.enter_async_context(run_here(app, state))
+                    yield state
         finally:
             await engine.dispose()
 
@@ -79,8 +90,9 @@ def build_app(
     app = FastAPI(lifespan=core_lifespan, **options)
     app.state.settings = settings
     app.state.stopping = stopping
-    app.state.session_factory = create_session_factory(engine)
+    app.state.jobs = Jobs(collect(jobs))
     app.state.notifications = notifications
+    app.state.session_factory = create_session_factory(engine, info=app.state.jobs.info)
     app.state.readiness = health.Readiness()
     answer_database_errors(app)
     app.add_middleware(StoppingMiddleware, stopping=stopping)

@@ -96,6 +96,14 @@ class ServiceSettings(BaseSettings):
     # what the application cannot end, such as a client that does not read.
     uvicorn_timeout_graceful_shutdown: Annotated[int, Field(ge=1)] = 8
 
+    # Jobs: how many run at once in a worker, the seconds after which the jobs of a worker that is not
+    # heard of are taken over, a file that a worker touches while it is alive, and the days for which
+    # what became of jobs is kept.
+    jobs_concurrency: Annotated[int, Field(ge=2)] = 10
+    jobs_heartbeat_timeout: Annotated[float, Field(ge=1)] = 30
+    jobs_health_file: Path | None = None
+    jobs_log_days: Annotated[float, Field(gt=0)] = 7
+
     @property
     def is_deployed(self) -> bool:
         """Whether the environment is staging or production."""

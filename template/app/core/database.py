@@ -230,12 +230,12 @@ LISTENERS: dict[str, dict[str, Callable[..., None]]] = {
 }
 
 
-def create_session_factory(engine: AsyncEngine) -> async_sessionmaker[AsyncSession]:
-    """Create the session factory of the application.
+def create_session_factory(engine: AsyncEngine, **options: Any) -> async_sessionmaker[AsyncSession]:
+    """Create the session factory of the application; `options` are those of its sessions.
 
     Objects stay readable after a commit, because async code cannot reload them on access.
     """
-    return async_sessionmaker(engine, expire_on_commit=False)
+    return async_sessionmaker(engine, expire_on_commit=False, **options)
 
 
 def core_state(connection: HTTPConnection) -> State:

@@ -39,6 +39,13 @@ class Stopping:
         """Whether the service has been told to stop."""
         return self._began_at is not None
 
+    @property
+    def seconds_left(self) -> float:
+        """How long what is running may still go on, at most; 0 when the time is over."""
+        if self._began_at is None:
+            return self.timeout
+        return max(0.0, self._began_at + self.timeout - asyncio.get_running_loop().time())
+
     def begin(self) -> None:
         """Stop. Supervisors may say so twice, to a parent process and to its children."""
         if self._began_at is None:

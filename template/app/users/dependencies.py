@@ -9,7 +9,6 @@ from fastapi.security import OAuth2PasswordBearer
 from app.core.database import SessionDep
 from app.core.dependencies import SettingsDep
 from app.users.breaches import Breaches
-from app.users.email import ConsoleSender, EmailSender, NoSender, SmtpSender
 from app.users.log_in_limits import LogInLimits
 from app.users.models import User
 from app.users.security import AccessToken, Passwords, read_access_token
@@ -48,16 +47,6 @@ async def get_current_user(access_token: AccessTokenDep, session: SessionDep) ->
 
 
 CurrentUser = Annotated[User, Depends(get_current_user)]
-
-
-async def get_email_sender(settings: SettingsDep) -> EmailSender:
-    """Return the sender that the settings ask for."""
-    if settings.smtp_host:
-        return SmtpSender(settings)
-    return NoSender() if settings.is_deployed else ConsoleSender()
-
-
-EmailSenderDep = Annotated[EmailSender, Depends(get_email_sender)]
 
 
 async def get_breaches(connection: HTTPConnection) -> Breaches | None:

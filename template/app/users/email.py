@@ -72,3 +72,10 @@ class SmtpSender(EmailSender):
             )
         except (aiosmtplib.SMTPException, OSError) as error:
             raise EmailNotSentError(str(error)) from error
+
+
+def make_email_sender(settings: Settings) -> EmailSender:
+    """Return the sender that the settings ask for."""
+    if settings.smtp_host:
+        return SmtpSender(settings)
+    return NoSender() if settings.is_deployed else ConsoleSender()

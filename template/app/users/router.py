@@ -8,13 +8,7 @@ from app.core.database import ReadOnlySessionDep, SessionDep, SessionFactoryDep
 from app.core.dependencies import SettingsDep
 from app.core.problems import responses_of
 from app.users import service
-from app.users.dependencies import (
-    BreachesDep,
-    CurrentUser,
-    EmailSenderDep,
-    LogInLimitsDep,
-    PasswordsDep,
-)
+from app.users.dependencies import BreachesDep, CurrentUser, LogInLimitsDep, PasswordsDep
 from app.users.log_in_limits import TooManyLogInsError
 from app.users.models import User
 from app.users.schemas import LogIn, Token, UserCreate, UserRead
@@ -33,16 +27,11 @@ router = APIRouter(tags=["users"])
 async def sign_up(
     data: UserCreate,
     session: SessionDep,
-    factory: SessionFactoryDep,
     passwords: PasswordsDep,
-    sender: EmailSenderDep,
     breaches: BreachesDep,
-    background: BackgroundTasks,
 ) -> User:
     """Create an account; welcome its owner by e-mail."""
-    user = await service.sign_up(session, data, passwords, breaches)
-    background.add_task(service.welcome, user.id, user.email, sender, factory)
-    return user
+    return await service.sign_up(session, data, passwords, breaches)
 
 
 @router.post(
@@ -55,11 +44,13 @@ async def sign_up(
 async def log_in(
     data: Annotated[LogIn, Form()],
     session: ReadOnlySessionDep,
+    factory: SessionFactoryDep,
     passwords: PasswordsDep,
     limits: LogInLimitsDep,
     settings: SettingsDep,
     request: Request,
     response: Response,
+    background: BackgroundTasks,
 ) -> Token:
     """Trade an address and a password for an access token."""
     limits.count(data.username, request.client.host if request.client else "")
@@ -70,6 +61,9 @@ async def log_in(
             "Wrong address or password",
             headers={"WWW-Authenticate": "Bearer"},
         )
+    if passwords.is_outdated(user.password_hash):
+        password = data.password.get_secret_value()
+        background.add_task(service.renew_hash, user.id, password, passwords, factory)
     response.headers["Cache-Control"] = "no-store"  # as RFC 6749 wants it
     return Token(access_token=create_access_token(user.id, settings))
 

@@ -27,6 +27,7 @@ class Passwords:
         hasher = Argon2Hasher(
             time_cost=settings.argon2_time_cost, memory_cost=settings.argon2_memory_kib
         )
+        self._hasher = hasher
         self._password_hash = PasswordHash((hasher,))
         self.limiter = CapacityLimiter(settings.argon2_concurrency)
 
@@ -46,6 +47,10 @@ class Passwords:
         return await to_thread.run_sync(
             self._password_hash.verify, password, password_hash, limiter=self.limiter
         )
+
+    def is_outdated(self, password_hash: str) -> bool:
+        """Say whether the hash was made at another cost than the settings name."""
+        return self._hasher.check_needs_rehash(password_hash)
 
 
 class AccessToken(NamedTuple):

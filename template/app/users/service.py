@@ -1,7 +1,6 @@
 """What can be done with users."""
 
 import logging
-from datetime import UTC, datetime
 
 from fastapi import status
 from sqlalchemy import select, update
@@ -10,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from app.core.problems import ProblemError
 from app.users.breaches import Breaches, BreachesUnknownError
-from app.users.email import EmailNotSentError, EmailSender
+from app.users.jobs import send_welcome
 from app.users.models import User
 from app.users.schemas import LogIn, UserCreate
 from app.users.security import Passwords
@@ -41,7 +40,7 @@ class PasswordBreachedError(ProblemError):
 async def sign_up(
     session: AsyncSession, data: UserCreate, passwords: Passwords, breaches: Breaches | None
 ) -> User:
-    """Create an account. Raises PasswordBreachedError, EmailTakenError."""
+    """Create an account, and welcome its owner. Raises PasswordBreachedError, EmailTakenError."""
     password = data.password.get_secret_value()
     # Before the first query: nobody keeps a connection of the database while others answer.
     if await is_breached(password, breaches):
@@ -50,6 +49,8 @@ async def sign_up(
     user = User(email=data.email, password_hash=password_hash)
     session.add(user)
     try:
+        await session.flush()
+        await send_welcome.enqueue(session, user_id=user.id)
         await session.commit()
     except IntegrityError as error:  # asking first would leave a gap for a second request
         await session.rollback()
@@ -66,25 +67,6 @@ async def is_breached(password: str, breaches: Breaches | None) -> bool:
         return False
 
 
-async def welcome(
-    user_id: int, email: str, sender: EmailSender, factory: async_sessionmaker[AsyncSession]
-) -> None:
-    """Send the welcome e-mail and note when; log it when it cannot be sent.
-
-    For a background task: the response is sent and its session closed, so this has its own.
-    """
-    try:
-        await sender.send(email, "Welcome", "Your account is ready.\n")
-    except EmailNotSentError as error:
-        logger.error("The welcome e-mail to user %s was not sent: %s", user_id, error)
-        return
-    async with factory() as session:
-        await session.execute(
-            update(User).where(User.id == user_id).values(welcomed_at=datetime.now(UTC))
-        )
-        await session.commit()
-
-
 async def authenticate(session: AsyncSession, data: LogIn, passwords: Passwords) -> User | None:
     """Return the user whose address and password these are, or None."""
     user = None
@@ -94,3 +76,19 @@ async def authenticate(session: AsyncSession, data: LogIn, passwords: Passwords)
     password_hash = user.password_hash if user else None
     is_right = await passwords.verify(data.password.get_secret_value(), password_hash)
     return user if is_right else None
+
+
+async def renew_hash(
+    user_id: int, password: str, passwords: Passwords, factory: async_sessionmaker[AsyncSession]
+) -> None:
+    """Hash the password again, at the cost that the settings name today.
+
+    For a background task: the response is sent and its session closed, so this has its own. If it
+    is lost, nothing happens: the next log-in does it. What must not be lost is a job.
+    """
+    password_hash = await passwords.hash(password)
+    async with factory() as session:
+        await session.execute(
+            update(User).where(User.id == user_id).values(password_hash=password_hash)
+        )
+        await session.commit()

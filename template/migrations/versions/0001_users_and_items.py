@@ -1,4 +1,4 @@
-"""Users and their items
+"""Users, their items, and the queue of jobs
 
 Revision ID: 0001
 Revises:
@@ -8,6 +8,8 @@ Create Date: 2026-11-20
 import sqlalchemy as sa
 from alembic import op
 
+from app.core.job_tables import create_job_tables, drop_job_tables
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -15,6 +17,7 @@ depends_on = None
 
 
 def upgrade() -> None:
+    create_job_tables()
     op.create_table(
         "users",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -90,3 +93,4 @@ def downgrade() -> None:
     op.drop_table("items")
     op.drop_table("users")
     sa.Enum(name="item_status").drop(op.get_bind())
+    drop_job_tables()

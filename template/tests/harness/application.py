@@ -1,7 +1,7 @@
 """Run the application, and restore it after each test."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,15 +21,18 @@ class RunningApp:
     """The application's own."""
 
     @contextmanager
-    def bound_to(self, engine: AsyncEngine) -> Iterator[None]:
-        """Bind the sessions of the application to `engine`, and change nothing else about them."""
+    def bound_to(
+        self, engine: AsyncEngine, info: Mapping[str, Any] | None = None
+    ) -> Iterator[None]:
+        """Bind the sessions of the application to `engine`, and add `info`; change nothing else."""
         factory: async_sessionmaker[AsyncSession] = self.app.state.session_factory
-        before = factory().bind
-        factory.configure(bind=engine)
+        before = dict(factory.kw)
+        factory.configure(bind=engine, info={**before.get("info", {}), **(info or {})})
         try:
             yield
         finally:
-            factory.configure(bind=before)
+            factory.kw.clear()
+            factory.kw.update(before)
 
     @contextmanager
     def restored(self) -> Iterator[None]:

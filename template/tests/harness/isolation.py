@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session, SessionTransaction
 
 from app.core.database import READ_ONLY
+from app.core.jobs import Jobs
 from tests.harness.application import RunningApp
 from tests.harness.databases import Databases
 from tests.harness.guard import WAYS_OUT, Guard, Phase, guard
@@ -64,6 +65,8 @@ class Isolation(ABC):
         self._databases = databases
         self._transaction = transaction
         self._session: AsyncSession | None = None
+        self.jobs = Jobs()
+        """On SQLite, the queue of the test; it holds the jobs of transactions that are committed."""
         self._has_failed = False
         """Whether the test's own session has to be rolled back."""
 
@@ -125,12 +128,17 @@ class Isolation(ABC):
         """Yield the test's own session, which shows the current contents of the database."""
         # On SQLite, what the session has read must not keep the application from writing.
         engine = self.engine.execution_options(**READ_ONLY)
-        async with async_sessionmaker(engine, expire_on_commit=False)() as session:
+        factory = async_sessionmaker(engine, expire_on_commit=False, info=self.jobs.info)
+        async with factory() as session:
             event.listen(session.sync_session, "after_soft_rollback", self._note_failure)
             with kept_up_to_date(session):
                 self._session = session
                 yield session
                 self._session = None
+
+    def info_for(self, app: RunningApp) -> dict[str, Any]:
+        """Return the `info` of the sessions of `app`, with the queue of the test."""
+        return Jobs(app.app.state.jobs.known, self.jobs.queue).info
 
     def _note_failure(self, session: Session, _: SessionTransaction) -> None:
         self._has_failed = not session.is_active
@@ -186,7 +194,7 @@ class RolledBack(Isolation):
 
     def installed(self, app: RunningApp) -> AbstractContextManager[None]:
         """Let the sessions of `app` take part in the test's transaction."""
-        return app.bound_to(self.engine)
+        return app.bound_to(self.engine, self.info_for(app))
 
     @asynccontextmanager
     async def request(self) -> AsyncIterator[None]:
@@ -258,7 +266,7 @@ class Committed(Isolation):
     def installed(self, app: RunningApp) -> AbstractContextManager[None]:
         """Let `app` use its own engine."""
         self._transaction.own_engines.add(app.engine.sync_engine)
-        return app.bound_to(app.engine)
+        return app.bound_to(app.engine, self.info_for(app))
 
     def open_transactions(self, others: set[asyncio.Task[Any]]) -> list[Connection]:
         """Return the open transactions of all engines."""

@@ -8,11 +8,11 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.users.dependencies import get_email_sender
 from app.users.email import EmailSender
 from app.users.models import User
 from app.users.security import create_access_token
 from tests.conftest import MakeClient
+from tests.harness.asgi import RunningApp
 from tests.http_client import AsyncClient
 from tests.users.factories import PASSWORD, UserFactory
 
@@ -51,12 +51,10 @@ def client_for(make_client: MakeClient, app: FastAPI) -> ClientFor:
 
 
 @pytest.fixture
-def email_sender(app: FastAPI) -> AsyncMock:
-    """A mock that the application sends its e-mail to."""
+def email_sender(app: FastAPI, running_app: RunningApp) -> AsyncMock:
+    """A mock that the application sends its e-mail to, in place of what the lifespan opened."""
     sender = AsyncMock(spec=EmailSender)
-    # A function that returns the mock, not the mock: FastAPI would take what a mock's
-    # signature names, `args` and `kwargs`, for query parameters.
-    app.dependency_overrides[get_email_sender] = lambda: sender
+    running_app.lifespan_state["email_sender"] = sender  # `app` restores it
     return sender
 
 

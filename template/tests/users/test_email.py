@@ -10,13 +10,12 @@ from email.message import EmailMessage
 import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 from dirty_equals import IsStr
-from fastapi import FastAPI
 from pydantic import SecretStr, ValidationError
 
-from app.core.dependencies import get_settings
 from app.settings import Settings
-from app.users.dependencies import get_email_sender
-from app.users.email import EmailNotSentError, SmtpSender
+from app.users.email import EmailNotSentError, SmtpSender, make_email_sender
+from tests.harness.asgi import RunningApp
+from tests.harness.jobs import JobQueue
 from tests.http_client import AsyncClient
 from tests.users.factories import PASSWORD
 
@@ -156,17 +155,22 @@ async def test_line_break_cannot_add_a_header(
 
 
 async def test_sign_up_sends_to_the_server_that_the_settings_name(
-    app: FastAPI, client: AsyncClient, mailbox: Mailbox, smtp_settings: Settings
+    client: AsyncClient,
+    running_app: RunningApp,
+    job_queue: JobQueue,
+    mailbox: Mailbox,
+    smtp_settings: Settings,
 ) -> None:
-    app.dependency_overrides[get_settings] = lambda: smtp_settings
+    running_app.lifespan_state["email_sender"] = make_email_sender(smtp_settings)
     await client.post("/users", json={"email": "ada@example.com", "password": PASSWORD})
+    await job_queue.run()
     assert mailbox.letter()["To"] == "ada@example.com"
 
 
 async def test_without_a_server_email_is_printed_while_it_is_developed(
     settings: Settings, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    sender = await get_email_sender(settings)
+    sender = make_email_sender(settings)
     await sender.send(**LETTER)
     assert "ada@example.com" in capsys.readouterr().out
     assert caplog.text == ""
@@ -176,7 +180,7 @@ async def test_without_a_server_email_is_printed_while_it_is_developed(
 async def test_without_a_server_no_email_is_sent_where_the_service_is_deployed(
     settings: Settings, environment: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sender = await get_email_sender(settings.model_copy(update={"environment": environment}))
+    sender = make_email_sender(settings.model_copy(update={"environment": environment}))
     with pytest.raises(EmailNotSentError, match="SMTP_HOST is not set"):
         await sender.send(**LETTER)
     assert capsys.readouterr().out == ""
