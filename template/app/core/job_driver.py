@@ -5,6 +5,7 @@ the transaction of whoever writes it.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from typing import Any, Self
@@ -16,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.core.unavailable import DatabaseUnavailableError, reason
 
-Listener = Callable[[str], None]
+Listener = Callable[[str | bytes | bytearray], None]
 
 PAUSE = 0.5
 """Seconds between two attempts to reach a database that is away."""
@@ -27,9 +28,17 @@ logger = logging.getLogger(__name__)
 async def run(
     connection: AsyncConnection, query: str, args: tuple[object, ...]
 ) -> list[dict[str, Any]]:
-    """Execute a statement of the queue; return its rows."""
+    """Execute a statement of the queue; return its rows, with JSON as the queue expects it: as text."""
     result = await connection.exec_driver_sql(query, args or None)
-    return [dict(row) for row in result.mappings()] if result.returns_rows else []
+    if not result.returns_rows:
+        return []
+    return [
+        {
+            name: json.dumps(value) if isinstance(value, dict) else value
+            for name, value in row.items()
+        }
+        for row in result.mappings()
+    ]
 
 
 class SqlDriver(Driver):

@@ -122,7 +122,7 @@ class Runner:
         jobs: Jobs = app.state.jobs
         for job in (jobs.known or {}).values():
             self._register(job)
-        self._engine.schedule(HOUSEKEEPING, OFTEN)(self._clean)
+        self._engine.schedule(HOUSEKEEPING, OFTEN)(self.clean)
 
     def _register(self, job: AnyJob) -> None:
         on_failure: OnFailure = "hold" if isinstance(self._queries, Queries) else "delete"
@@ -210,7 +210,7 @@ class Runner:
     def _lost(self, row: Row) -> int:
         return self._queries.lost.pop(row.id, 0) if isinstance(self._queries, JobQueries) else 0
 
-    async def _clean(self, _: Schedule) -> None:
+    async def clean(self, _: Schedule | None = None) -> None:
         """Delete what the queue has logged long ago."""
         if isinstance(self._queries, InMemoryQueries):
             await self._queries.clear_queue_log()

@@ -41,7 +41,7 @@ tables, write one that does, with `alembic revision -m "Add the tables of jobs"`
         drop_job_tables()\
 """
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("app.core.worker")  # also where the module is `__main__`
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

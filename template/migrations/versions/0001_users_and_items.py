@@ -1,4 +1,4 @@
-"""Users, their items, and the queue of jobs
+"""Users and their items
 
 Revision ID: 0001
 Revises:
