@@ -12,7 +12,7 @@ from app.core import health
 from app.core.config import ServiceSettings
 from app.core.database import complete_options, create_engine, create_session_factory
 from app.core.job_runner import run_here
-from app.core.jobs import AnyJob, Jobs, collect
+from app.core.jobs import AnyJob, Jobs, collect, local_queue
 from app.core.logs import configure_logging, configure_structlog
 from app.core.migrations import read_revisions
 from app.core.notifications import Notifications
@@ -72,8 +72,9 @@ def build_app(
                     AsyncExitStack() as stack,
                 ):
                     state = {"core": app.state, **(yielded or {})}
-                    if engine.dialect.name != "postgresql" and settings.environment != "test":
-                        await stack.enter_async_context(run_here(app, state))
+                    queue = app.state.jobs.queue
+                    if queue is not None and settings.environment != "test":
+                        await stack.enter_async_context(run_here(app, state, queue))
                     yield state
         finally:
             await engine.dispose()
@@ -90,7 +91,8 @@ def build_app(
     app = FastAPI(lifespan=core_lifespan, **options)
     app.state.settings = settings
     app.state.stopping = stopping
-    app.state.jobs = Jobs(collect(jobs))
+    has_workers = engine.dialect.name == "postgresql"
+    app.state.jobs = Jobs(collect(jobs), None if has_workers else local_queue())
     app.state.notifications = notifications
     app.state.session_factory = create_session_factory(engine, info=app.state.jobs.info)
     app.state.readiness = health.Readiness()

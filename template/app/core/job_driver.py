@@ -6,23 +6,14 @@ the transaction of whoever writes it.
 
 import asyncio
 import json
-import logging
 from collections.abc import Callable
 from typing import Any, Self
 
 from pgqueuer.core.tm import TaskManager
 from pgqueuer.ports.driver import Driver
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
-
-from app.core.unavailable import DatabaseUnavailableError, reason
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 Listener = Callable[[str | bytes | bytearray], None]
-
-PAUSE = 0.5
-"""Seconds between two attempts to reach a database that is away."""
-
-logger = logging.getLogger(__name__)
 
 
 async def run(
@@ -89,66 +80,3 @@ class ConnectionDriver(SqlDriver):
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         """Return the rows of a query."""
         return await run(self._connection, query, args)
-
-
-class EngineDriver(SqlDriver):
-    """Runs each statement of the queue in its own transaction; waits for a database that is away.
-
-    A restart of the database ends neither the worker nor its jobs. One connection listens for new
-    jobs; when it is lost, the next one is opened.
-    """
-
-    def __init__(self, engine: AsyncEngine) -> None:
-        super().__init__()
-        self._engine = engine
-        self._listening: asyncio.Task[None] | None = None
-
-    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        """Return the rows of a query. Raises DatabaseUnavailableError only when the worker stops."""
-        while True:
-            try:
-                async with self._engine.begin() as connection:
-                    return await run(connection, query, args)
-            except (DatabaseUnavailableError, PoolTimeoutError) as error:
-                if self._shutdown.is_set():
-                    raise
-                logger.warning("The queue of jobs waits for the database: %s", reason(error))
-                await asyncio.sleep(PAUSE)
-
-    async def add_listener(self, channel: str, callback: Listener) -> None:
-        """Call `callback` with each notification on `channel`."""
-        await super().add_listener(channel, callback)
-        if self._listening is None:
-            self._listening = asyncio.create_task(self._listen())
-
-    async def _listen(self) -> None:
-        while True:
-            try:
-                await self._listen_until_lost()
-            except (DatabaseUnavailableError, PoolTimeoutError, OSError) as error:
-                logger.warning("Nobody tells of new jobs: %s", reason(error))
-            await asyncio.sleep(PAUSE)
-
-    async def _listen_until_lost(self) -> None:
-        lost = asyncio.Event()
-        async with self._engine.connect() as connection:
-            raw = (await connection.get_raw_connection()).driver_connection
-            assert raw is not None
-            raw.add_termination_listener(lambda _: lost.set())
-            for channel, callback in self._listeners:
-                await raw.add_listener(channel, make_relay(callback))
-            try:
-                await lost.wait()
-            finally:
-                await connection.invalidate()  # it would go on listening in the pool
-
-    async def aclose(self) -> None:
-        """Stop listening."""
-        if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.wait({self._listening})
-
-
-def make_relay(callback: Listener) -> Callable[[object, int, str, str], None]:
-    """Return a listener of asyncpg that passes on the payload."""
-    return lambda _connection, _pid, _channel, payload: callback(payload)

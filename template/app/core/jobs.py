@@ -17,7 +17,7 @@ it dies is lost, and each process runs its own schedules.
 
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from inspect import Parameter, signature
 from typing import Any, Concatenate, Generic, ParamSpec
@@ -166,11 +166,12 @@ def local_queue() -> InMemoryQueries:
 
 @dataclass(frozen=True)
 class Jobs:
-    """The jobs of a service, and on SQLite their queue. Sessions carry it in their `info`."""
+    """The jobs of a service, and their queue on SQLite. Sessions carry this in their `info`."""
 
     known: Mapping[str, AnyJob] | None = None
     """By name; None if nobody knows them."""
-    queue: InMemoryQueries = field(default_factory=local_queue)
+    queue: InMemoryQueries | None = None
+    """The queue in memory; None if jobs are rows."""
 
     @property
     def info(self) -> dict[str, Any]:
@@ -211,18 +212,18 @@ async def write(
         "execute_after": delay,
         "headers": headers,
     }
-    if session.get_bind().dialect.name == "postgresql":
+    if jobs is not None and jobs.queue is not None:
+        if not session.in_transaction():
+            await session.begin()
+        outbox_of(session.sync_session).add(jobs.queue, new)
+    elif session.get_bind().dialect.name == "postgresql":
         connection = await session.connection()
         await Queries(ConnectionDriver(connection), **builders()).enqueue(**new)
-        return
-    if jobs is None:
+    else:
         raise LookupError(
             f"Nobody would run the job {name}. On SQLite, only sessions of the session factory of "
             "the application know its queue."
         )
-    if not session.in_transaction():
-        await session.begin()
-    outbox_of(session.sync_session).add(jobs.queue, new)
 
 
 class Outbox:

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from pgqueuer.domain.types import JobId
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.core.job_runner import JobQueries, Runner, database_queue
+from app.core.job_queue import JobQueries, Worker, database_queue
 from app.core.job_tables import NAMES
 from app.core.stopping import when_told_to_stop
 
@@ -82,7 +82,7 @@ async def work(app: FastAPI) -> None:
                 if not await queue.has_table(NAMES.queue_table):
                     sys.exit(NO_TABLES)
                 logger.info("The worker is ready", extra={"jobs": sorted(app.state.jobs.known)})
-                await Runner(app, dict(state or {}), queue).run_until(stop)
+                await Worker(app, dict(state or {}), queue).run_until(stop)
     logger.info("The worker has stopped")
 
 

@@ -1,37 +1,26 @@
 """Jobs: written with the transaction that they belong to, and run at least once."""
 
 import asyncio
-import os
-import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import date, timedelta
-from pathlib import Path
+from io import StringIO
 from typing import Any, ParamSpec
-from unittest.mock import DEFAULT, AsyncMock, call, patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from fastapi import FastAPI
+from pgqueuer.queries import Queries
 from pydantic import ValidationError
-from sqlalchemy import Connection, inspect, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
-from app.core import job_driver, worker
 from app.core.application import build_app
-from app.core.job_driver import ConnectionDriver, EngineDriver
-from app.core.job_runner import (
-    AbandonedError,
-    Runner,
-    database_queue,
-    run_here,
-)
-from app.core.job_tables import TABLES, create_job_tables, drop_job_tables
-from app.core.jobs import AnyJob, Job, JobContext, collect, job
-from app.core.unavailable import DatabaseUnavailableError
-from app.core.worker import NO_TABLES, engine_of, list_failed, retry_failed, work
+from app.core.job_runner import Runner, run_here
+from app.core.job_tables import TABLES, create_job_tables, drop_job_tables, is_of_jobs
+from app.core.jobs import AnyJob, Job, JobContext, Jobs, collect, job, local_queue
 from app.settings import Settings
 from tests.harness.databases import Databases
 
@@ -72,17 +61,15 @@ class Service:
     """An application with jobs, on a database of its own, and what its jobs have noted."""
 
     app: FastAPI
+    work: Callable[["Service"], AbstractAsyncContextManager[None]]
     state: dict[str, Any] = field(
         default_factory=lambda: {"ran": asyncio.Queue(), "may_end": asyncio.Event()}
     )
 
     @property
     def engine(self) -> AsyncEngine:
-        return engine_of(self.app)
-
-    @property
-    def is_on_postgresql(self) -> bool:
-        return self.engine.dialect.name == "postgresql"
+        engine: AsyncEngine = self.session().bind  # type: ignore[assignment]
+        return engine
 
     def session(self) -> AsyncSession:
         session: AsyncSession = self.app.state.session_factory()
@@ -98,26 +85,13 @@ class Service:
         noted: str = await self.state["ran"].get()
         return noted
 
-    async def sql(self, statement: str, **values: object) -> list[Any]:
-        async with self.engine.begin() as connection:
-            result = await connection.execute(text(statement), values)
-            return list(result.all()) if result.returns_rows else []
+    def working(self) -> AbstractAsyncContextManager[None]:
+        """Run jobs."""
+        return self.work(self)
 
-    @asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
-        """Run jobs: as a worker does, or in the process itself."""
-        if not self.is_on_postgresql:
-            async with run_here(self.app, self.state):
-                yield
-            return
-        stop = asyncio.Event()
-        async with database_queue(self.engine) as queue:
-            running = asyncio.create_task(Runner(self.app, self.state, queue).run_until(stop))
-            try:
-                yield
-            finally:
-                stop.set()
-                await running
+
+def work_in_memory(service: Service) -> AbstractAsyncContextManager[None]:
+    return run_here(service.app, service.state, service.app.state.jobs.queue)
 
 
 @asynccontextmanager
@@ -125,31 +99,29 @@ async def nothing(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     yield {}
 
 
-def create_tables(connection: Connection) -> None:
-    """Create the tables of jobs, unless a migration of the project has done so."""
-    if not inspect(connection).has_table(TABLES[0]):
-        with Operations.context(MigrationContext.configure(connection)):
-            create_job_tables()
-
-
-@pytest.fixture
-async def service(databases: Databases, settings: Settings) -> AsyncIterator[Service]:
-    """A service with jobs."""
+@asynccontextmanager
+async def service_on(
+    databases: Databases,
+    settings: Settings,
+    work: Callable[[Service], AbstractAsyncContextManager[None]],
+) -> AsyncIterator[Service]:
+    """Yield a service with jobs."""
     async with databases.copy() as engine:
-        async with engine.begin() as connection:
-            await connection.run_sync(create_tables)
         url = engine.url.render_as_string(hide_password=False)
         own = settings.model_copy(update={"database_url": url, "jobs_heartbeat_timeout": 1.0})
-        service = Service(build_app(own, nothing, jobs=JOBS))
+        service = Service(build_app(own, nothing, jobs=JOBS), work)
         yield service
         await service.engine.dispose()
 
 
 @pytest.fixture
-def on_postgresql(service: Service) -> None:
-    """Skip the test on SQLite."""
-    if not service.is_on_postgresql:
-        pytest.skip("SQLite has no workers")
+async def service(databases: Databases, settings: Settings) -> AsyncIterator[Service]:
+    """A service whose jobs are in memory, as on SQLite, whatever the database is."""
+    async with service_on(databases, settings, work_in_memory) as service:
+        jobs = Jobs(service.app.state.jobs.known, local_queue())
+        service.app.state.jobs = jobs
+        service.app.state.session_factory.configure(info=jobs.info)
+        yield service
 
 
 # ---- Writing ----
@@ -239,11 +211,11 @@ async def test_job_that_the_application_does_not_know_is_refused(service: Servic
 
 async def test_session_that_knows_no_queue_is_refused_on_sqlite(service: Service) -> None:
     async with AsyncSession(service.engine) as session:
-        if service.is_on_postgresql:
+        with (
+            patch.object(service.engine.sync_engine.dialect, "name", "sqlite"),
+            pytest.raises(LookupError, match="session factory"),
+        ):
             await note.enqueue(session, "a")
-        else:
-            with pytest.raises(LookupError, match="session factory"):
-                await note.enqueue(session, "a")
 
 
 def test_two_jobs_have_two_names() -> None:
@@ -276,28 +248,6 @@ async def test_job_that_fails_is_run_again(service: Service) -> None:
         assert await service.next() == "second attempt"
 
 
-async def test_job_that_has_failed_for_good_can_be_seen_and_run_again(
-    service: Service, on_postgresql: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    async with service.working():
-        await service.enqueue(fail)
-        assert [await service.next(), await service.next()] == ["attempt 1", "attempt 2"]
-    await list_failed(service.app)
-    said = capsys.readouterr().out
-    assert said.startswith("1  ")
-    assert said.endswith("  fail {}  ZeroDivisionError: this is why\n")
-    await retry_failed(service.app, ["7"])
-    await retry_failed(service.app, ["1"])
-    await retry_failed(service.app, ["all"])
-    assert capsys.readouterr().out.split() == [
-        *"0 of 1 failed jobs will be run again.".split(),
-        *"1 of 1 failed jobs will be run again.".split(),
-        *"0 of 0 failed jobs will be run again.".split(),
-    ]
-    async with service.working():
-        assert await service.next() == "attempt 1"
-
-
 async def test_job_ends_after_its_last_attempt(service: Service) -> None:
     async with service.working():
         await service.enqueue(fail)
@@ -320,21 +270,14 @@ async def test_scheduled_job_runs_by_itself(service: Service) -> None:
         assert await service.next() == "tick"
 
 
-async def test_what_the_queue_has_logged_is_deleted(service: Service) -> None:
+async def test_what_the_queue_has_logged_is_forgotten(service: Service) -> None:
     queue = service.app.state.jobs.queue
     async with service.working():
         await service.enqueue(note, "a")
         await service.next()
-    if not service.is_on_postgresql:
-        assert await queue.queue_log() != []
-        await Runner(service.app, {}, queue).clean()
-        assert await queue.queue_log() == []
-        return
-    await service.sql("UPDATE pgqueuer_log SET created = now() - interval '8 days' WHERE id = 1")
-    before = await service.sql("SELECT id FROM pgqueuer_log ORDER BY id")
-    async with database_queue(service.engine) as database:
-        await Runner(service.app, {}, database).clean()
-    assert await service.sql("SELECT id FROM pgqueuer_log ORDER BY id") == before[1:]
+    assert await queue.queue_log() != []
+    await Runner(service.app, {}, queue).clean()
+    assert await queue.queue_log() == []
 
 
 # ---- Stopping ----
@@ -348,26 +291,17 @@ async def test_running_job_is_finished_when_the_service_stops(service: Service) 
     assert await service.next() == "ended"
 
 
-async def test_job_that_takes_too_long_is_given_back(
+async def test_job_that_takes_too_long_is_lost_with_a_warning(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with service.working():
         await service.enqueue(take_long)
         assert await service.next() == "began"
         service.app.state.stopping.timeout = 0
-    if service.is_on_postgresql:
-        rows = await service.sql("SELECT status::text, queue_manager_id FROM pgqueuer")
-        assert rows == [("queued", None)]
-        service.state["may_end"].set()
-        async with service.working():
-            assert [await service.next(), await service.next()] == ["began", "ended"]
-    else:
-        assert "1 jobs are lost" in caplog.text
+    assert "1 jobs are lost" in caplog.text
 
 
 async def test_jobs_in_memory_are_run_before_the_process_ends(service: Service) -> None:
-    if service.is_on_postgresql:
-        pytest.skip("they are in the database")
     for number in range(20):
         await service.enqueue(note, str(number))
     async with service.working():
@@ -403,195 +337,48 @@ async def test_application_runs_its_jobs_itself_on_sqlite_but_not_in_tests(
     async with app.router.lifespan_context(app), app.state.session_factory() as session:
         await run.enqueue(session)
         await session.commit()
-    assert ran == (["hello"] if runs and not service.is_on_postgresql else [])
+    is_on_sqlite = service.engine.dialect.name != "postgresql"
+    assert ran == (["hello"] if runs and is_on_sqlite else [])
 
 
-# ---- The worker, on PostgreSQL ----
+# ---- On PostgreSQL, without it ----
 
 
-@pytest.fixture
-def signals() -> Any:
-    """What handles signals, restored after the test."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-async def test_worker_runs_until_it_is_told_to_stop(
-    service: Service, on_postgresql: None, signals: None, tmp_path: Path
+async def test_job_is_a_row_that_is_written_on_the_connection_of_the_session(
+    service: Service,
 ) -> None:
-    file = tmp_path / "alive"
-    service.app.state.settings.jobs_health_file = file
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
-        yield service.state
-
-    app = build_app(service.app.state.settings, lifespan, jobs=JOBS)
-    working = asyncio.create_task(work(app))
-    await service.enqueue(note, "a")
-    assert await service.next() == "a"
-    assert file.exists()
-    os.kill(os.getpid(), signal.SIGTERM)
-    await working
-
-
-async def test_worker_without_tables_says_what_to_do(
-    service: Service, on_postgresql: None, signals: None
-) -> None:
-    def drop(connection: Connection) -> None:
-        with Operations.context(MigrationContext.configure(connection)):
-            drop_job_tables()
-
-    async with service.engine.begin() as connection:
-        await connection.run_sync(drop)
-        assert not set(TABLES) & set(
-            await connection.run_sync(lambda c: inspect(c).get_table_names())
-        )
-    with pytest.raises(SystemExit, match="alembic upgrade head"):
-        await work(service.app)
-
-
-LOSE = """
-    WITH job AS (
-        UPDATE pgqueuer SET status = 'picked', heartbeat = now() - interval '1 hour' RETURNING id
-    ) INSERT INTO pgqueuer_log (job_id, status, priority, entrypoint) SELECT id, 'picked', 0, 'note'
-    FROM job
-"""
-
-
-async def test_job_of_a_worker_that_died_is_taken_over(
-    service: Service, on_postgresql: None
-) -> None:
-    await service.enqueue(note, "a")
-    await service.sql(LOSE)
-    async with service.working():
-        assert await service.next() == "a"
-
-
-async def test_job_that_kills_its_workers_fails_for_good(
-    service: Service, on_postgresql: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    await service.enqueue(job(name="note", attempts=1)(note.function), "a")
-    for _ in range(3):
-        await service.sql(LOSE)
-    one_attempt = job(name="note", attempts=1)(note.function)
-    service.app.state.jobs.known["note"] = one_attempt
-    async with service.working():
-        await service.enqueue(note_later, "another")
-        assert await service.next() == "another"
-    await list_failed(service.app)
-    assert "WorkerLostError: 3 workers died while they ran it" in capsys.readouterr().out
-
-
-async def test_job_that_cannot_be_put_back_is_left_to_its_heartbeat(
-    service: Service, on_postgresql: None
-) -> None:
-    await service.enqueue(note, "a")
-    async with database_queue(service.engine) as queue:
-        (row,) = await queue.browse_queue()
-        away = patch.object(queue.driver, "fetch", AsyncMock(side_effect=ZeroDivisionError))
-        with away, pytest.raises(AbandonedError):
-            await queue.retry_job(row, NOW, None)
-        await queue.log_jobs([(row, "canceled", None)])
-        assert len(await queue.browse_queue()) == 1
-
-
-async def test_statement_waits_for_a_database_that_is_away(service: Service) -> None:
-    driver = EngineDriver(service.engine)
-    away = DatabaseUnavailableError("SELECT 1", None, ConnectionError("away"))
-    answers = AsyncMock(side_effect=[away, []])
-    with patch.object(job_driver, "run", answers), patch.object(job_driver, "PAUSE", 0):
-        assert await driver.fetch("SELECT 1") == []
-    driver.shutdown.set()
-    with (
-        patch.object(job_driver, "run", AsyncMock(side_effect=away)),
-        pytest.raises(DatabaseUnavailableError),
-    ):
-        await driver.fetch("SELECT 1")
-
-
-async def test_connection_that_listens_is_opened_again(
-    service: Service, on_postgresql: None
-) -> None:
-    heard: asyncio.Queue[str | bytes | bytearray] = asyncio.Queue()
-    listens = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND pid <> :not"
-    async with database_queue(service.engine) as queue:
-        driver = queue.driver
-        assert isinstance(driver, EngineDriver)
-        away = DatabaseUnavailableError("LISTEN", None, ConnectionError("away"))
-        listen = AsyncMock(side_effect=[away, *[DEFAULT] * 9], wraps=driver._listen_until_lost)
+    async with AsyncSession(service.engine) as session:
         with (
-            patch.object(job_driver, "PAUSE", 0),
-            patch.object(driver, "_listen_until_lost", listen),
+            patch.object(service.engine.sync_engine.dialect, "name", "postgresql"),
+            patch.object(Queries, "enqueue", autospec=True) as enqueue,
         ):
-            await driver.add_listener("of_this_test", heard.put_nowait)
-            first = await backend(service, listens, 0)
-            await service.sql("SELECT pg_terminate_backend(:pid)", pid=first)
-            await backend(service, listens, first)
-        await queue.driver.notify("of_this_test", "again")
-        assert await heard.get() == "again"
-
-
-async def backend(service: Service, query: str, other: int) -> int:
-    """Wait for a backend of the server, but not for `other`; return its number."""
-    while not (rows := await service.sql(query, **{"not": other})):
-        await asyncio.sleep(0.01)
-    number: int = rows[0][0]
-    return number
-
-
-async def test_statements_can_be_printed(service: Service) -> None:
-    async with service.engine.begin() as connection:
-        driver, heard = ConnectionDriver(connection), list[str | bytes | bytearray]()
+            await note.enqueue(session, "a")
+        driver = enqueue.call_args.args[0].driver
         async with driver:
-            await driver.add_listener("nobody", heard.append)
+            await driver.add_listener("nobody", print)
             assert await driver.fetch("SELECT 1 AS one") == [{"one": 1}]
+            assert await driver.execute("CREATE TEMPORARY TABLE scraps (id INTEGER)") == ""
             assert not driver.shutdown.is_set()
             assert driver.tm.tasks == set()
+            with patch.object(driver, "fetch", AsyncMock()) as fetch:
+                await driver.notify("channel", "payload")
+            fetch.assert_awaited_once_with("SELECT pg_notify($1, $2)", "channel", "payload")
 
 
-# ---- The commands ----
+@pytest.mark.parametrize(("dialect", "tables"), [("postgresql", 4), ("sqlite", 0)])
+def test_migration_creates_and_drops_the_tables(dialect: str, tables: int) -> None:
+    written = StringIO()
+    options = {"as_sql": True, "output_buffer": written}
+    context = MigrationContext.configure(dialect_name=dialect, opts=options)
+    with Operations.context(context):
+        create_job_tables()
+        drop_job_tables()
+    assert written.getvalue().count("CREATE TABLE") == tables
+    assert written.getvalue().count("DROP TABLE") == tables
 
 
-@pytest.mark.parametrize(
-    ("arguments", "called"),
-    [([], "work"), (["failed"], "list_failed"), (["retry", "3", "all"], "retry_failed")],
-)
-def test_command_does_what_it_says(
-    arguments: list[str], called: str, standalone_app: FastAPI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = AsyncMock()
-    monkeypatch.setattr("app.main.create_app", lambda: standalone_app)
-    monkeypatch.setattr(worker, called, command)
-    if engine_of(standalone_app).dialect.name == "postgresql":
-        worker.main(arguments)
-        ids = [arguments[1:]] if arguments[1:] else []
-        assert command.await_args_list == [call(standalone_app, *ids)]
-    else:
-        with pytest.raises(SystemExit, match="On SQLite"):
-            worker.main(arguments)
-
-
-# ---- The tables ----
-
-
-async def test_tables_are_those_that_the_queue_needs(service: Service, on_postgresql: None) -> None:
-    async with database_queue(service.engine) as queue:
-        plan = await queue.plan_upgrade()
-    if plan.statements:
-        written = "\n".join(f"    op.execute({each!r})" for each in plan.statements)
-        pytest.fail(f"PgQueuer needs other tables. Write a revision that does this:\n\n{written}")
-
-
-async def test_migrations_create_the_tables_if_there_are_jobs(
-    db_engine: AsyncEngine, isolation: object
-) -> None:
-    from app.main import create_app
-
-    async with isolation.engine.connect() as connection:  # type: ignore[attr-defined]
-        names = await connection.run_sync(lambda each: inspect(each).get_table_names())
-    needs_tables = db_engine.dialect.name == "postgresql" and create_app().state.jobs.known
-    if needs_tables and TABLES[0] not in names:
-        pytest.fail(NO_TABLES, pytrace=False)
+def test_tables_of_jobs_are_told_apart() -> None:
+    assert [is_of_jobs(name) for name in (*TABLES, "pgqueuer_status", "users", None)] == [
+        *[True] * 5,
+        *[False] * 2,
+    ]

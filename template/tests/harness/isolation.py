@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, a
 from sqlalchemy.orm import Session, SessionTransaction
 
 from app.core.database import READ_ONLY
-from app.core.jobs import Jobs
+from app.core.jobs import Jobs, local_queue
 from tests.harness.application import RunningApp
 from tests.harness.databases import Databases
 from tests.harness.guard import WAYS_OUT, Guard, Phase, guard
@@ -65,8 +65,9 @@ class Isolation(ABC):
         self._databases = databases
         self._transaction = transaction
         self._session: AsyncSession | None = None
-        self.jobs = Jobs()
-        """On SQLite, the queue of the test; it holds the jobs of transactions that are committed."""
+        has_workers = transaction.db_engine.dialect.name == "postgresql"
+        self.jobs = Jobs(queue=None if has_workers else local_queue())
+        """On SQLite, the queue of the test; it has the jobs of transactions that are committed."""
         self._has_failed = False
         """Whether the test's own session has to be rolled back."""
 

@@ -64,7 +64,7 @@ class JobQueue:
     @asynccontextmanager
     async def _queue(self) -> AsyncIterator[Queries | InMemoryQueries]:
         """Yield the queue in a transaction of its own."""
-        if self._isolation.engine.dialect.name != "postgresql":
+        if self._isolation.jobs.queue is not None:
             yield self._isolation.jobs.queue
             return
         async with self._isolation.engine.begin() as connection:
