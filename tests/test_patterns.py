@@ -26,6 +26,7 @@ PATTERNS = [
     "`AsyncMock` and `patch`",
     "Outgoing HTTP API",
     "Background tasks",
+    "Jobs",
     "WebSockets",
     "Server-sent events",
     "Concurrency",
@@ -293,19 +294,19 @@ WATCHED = [
     Watched(
         "Dependency overrides",
         Mutant(
-            "e-mail is printed, whatever the dependency says",
+            "nobody is asked, whatever the dependency says",
             USERS.format("dependencies"),
-            "Depends(get_email_sender)]",
-            "Depends(ConsoleSender)]",
+            "Depends(get_breaches)]",
+            "Depends(lambda: None)]",
         ),
     ),
     Watched(
         "`AsyncMock` and `patch`",
         Mutant(
-            "the welcome goes to another address",
+            "the address is hashed, not the password",
             USERS.format("router"),
-            "service.welcome, user.id, user.email,",
-            "service.welcome, user.id, str(user.id),",
+            "service.renew_hash, user.id, password,",
+            "service.renew_hash, user.id, user.email,",
         ),
     ),
     Watched(
@@ -329,10 +330,10 @@ WATCHED = [
     Watched(
         "Background tasks",
         Mutant(
-            "the welcome is not scheduled",
+            "the renewal is not scheduled",
             USERS.format("router"),
-            "background.add_task(service.welcome,",
-            "print(service.welcome,",
+            "background.add_task(service.renew_hash,",
+            "print(service.renew_hash,",
         ),
     ),
     Watched(
@@ -340,8 +341,35 @@ WATCHED = [
         Mutant(
             "the background task does not commit",
             USERS.format("service"),
-            "values(welcomed_at=datetime.now(UTC))\n        )\n        await session.commit()\n",
-            "values(welcomed_at=datetime.now(UTC))\n        )\n",
+            "values(password_hash=password_hash)\n        )\n        await session.commit()\n",
+            "values(password_hash=password_hash)\n        )\n",
+        ),
+    ),
+    Watched(
+        "Jobs",
+        Mutant(
+            "the sign-up writes no job",
+            USERS.format("service"),
+            "await send_welcome.enqueue(session, user_id=user.id)",
+            "await session.flush()",
+        ),
+    ),
+    Watched(
+        "Jobs",
+        Mutant(
+            "jobs do not wait for the commit",
+            "app/core/jobs.py",
+            "outbox_of(session.sync_session).add(jobs.queue, new)",
+            "await jobs.queue.enqueue(**new)",
+        ),
+    ),
+    Watched(
+        "Jobs",
+        Mutant(
+            "the job does not commit",
+            USERS.format("jobs"),
+            "user.welcomed_at = datetime.now(UTC)\n        await session.commit()\n",
+            "user.welcomed_at = datetime.now(UTC)\n",
         ),
     ),
     Watched(
