@@ -146,29 +146,36 @@ def test_compose_migrates_first_and_passes_all_settings(
     project = rendered(database=database)
     compose = yaml.safe_load((project / "compose.yaml").read_text())
     services = compose["services"]
-    assert set(services) == {"migrations", "service"} | (
-        {"database"} if database == "postgresql" else set()
+    is_postgresql = database == "postgresql"
+    running = {"service", "worker"} if is_postgresql else {"service"}
+    assert set(services) == {"migrations"} | running | (
+        {"database", "proxy"} if is_postgresql else set()
     )
-    assert services["service"]["depends_on"]["migrations"] == {
-        "condition": "service_completed_successfully"
-    }
-    if database == "postgresql":
+    for name in running:
+        assert services[name]["depends_on"]["migrations"] == {
+            "condition": "service_completed_successfully"
+        }
+    if is_postgresql:
         assert services["migrations"]["depends_on"]["database"] == {"condition": "service_healthy"}
-    for name in ("migrations", "service"):
+    for name in ("migrations", *running):
         assert services[name]["env_file"] == [{"path": ".env", "required": False}]
-        assert set(services[name]["environment"]) == {"ENVIRONMENT", "DATABASE_URL"}
+        assert {"ENVIRONMENT", "DATABASE_URL"} <= set(services[name]["environment"])
         assert services[name]["environment"]["DATABASE_URL"].startswith(database)
     # They run without rights, and are killed only after the time that they have to stop.
-    for name in ("migrations", "service"):
+    for name in ("migrations", *running):
         assert services[name]["read_only"] is True
         assert services[name]["cap_drop"] == ["ALL"]
         assert services[name]["security_opt"] == ["no-new-privileges:true"]
         assert services[name]["tmpfs"] == ["/tmp"]
     [timeout] = re.findall(r"_GRACEFUL_SHUTDOWN=(\d+)", (project / "Dockerfile").read_text())
-    assert int(timeout) < int(services["service"]["stop_grace_period"].removesuffix("s"))
+    for name in running:
+        assert int(timeout) < int(services[name]["stop_grace_period"].removesuffix("s"))
+    # Jobs on SQLite are in memory, and its replicas would share a file: there is one process.
+    replicas = services["service"].get("deploy", {}).get("replicas", 1)
+    assert replicas == (2 if is_postgresql else 1)
     # The database cannot be reached from outside, nor with a password that others know.
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
-    assert published == {"service": ["127.0.0.1:8000:8000"]}
+    assert published == {"proxy" if is_postgresql else "service": ["127.0.0.1:8000:8000"]}
     if database == "postgresql":
         password = services["database"]["environment"]["POSTGRES_PASSWORD"]
         assert re.fullmatch(r"\$\{POSTGRES_PASSWORD:\?[^}]+\}", password)
@@ -186,3 +193,28 @@ def test_the_linters_of_docker_find_nothing(database: str, rendered: Callable[..
     ):
         done = run(*command, cwd=project)
         assert done.returncode == 0, done.stdout
+
+
+def test_the_manifests_for_kubernetes_are_valid() -> None:
+    manifests = ROOT / "docs/kubernetes.yaml"
+    done = run(Path(sys.executable).parent / "kubernetes-validate", "--strict", manifests, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
+    pods = {
+        each["metadata"]["name"]: each["spec"]["template"]["spec"]
+        for each in yaml.safe_load_all(manifests.read_text(encoding="utf-8"))
+        if "template" in each["spec"]
+    }
+    assert set(pods) == {"my-service-migrations", "my-service", "my-service-worker"}
+    dockerfile = (ROOT / "template/Dockerfile.jinja").read_text(encoding="utf-8")
+    [timeout] = map(int, re.findall(r"_GRACEFUL_SHUTDOWN=(\d+)", dockerfile))
+    for name, pod in pods.items():
+        [container] = pod["containers"]
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        if name != "my-service-migrations":
+            sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
+            grace = pod["terminationGracePeriodSeconds"]
+            assert grace > sleep.get("seconds", 0) + timeout
+    # The worker is probed as in compose.yaml.
+    compose = (ROOT / "template/compose.yaml.jinja").read_text(encoding="utf-8")
+    [worker] = pods["my-service-worker"]["containers"]
+    assert worker["livenessProbe"]["exec"]["command"][-1] in compose

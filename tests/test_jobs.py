@@ -280,9 +280,7 @@ class Chaos:
 
     async def run(self, restart: Callable[[], None]) -> None:
         """Kill at regular intervals, and restart the database in the middle."""
-        victims = itertools.cycle(
-            [self.workers[0], self.webs[0], self.workers[1], self.webs[1]]
-        )
+        victims = itertools.cycle([self.workers[0], self.webs[0], self.workers[1], self.webs[1]])
         for number in range(KILLS):
             await self._wait_for((number + 1) * REQUESTS // (KILLS + 2))
             victim = next(victims)
