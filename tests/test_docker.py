@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import with_projects
-from tests.rendering import Project, git, new_directory, run
+from tests.rendering import ROOT, Project, git, new_directory, run
 from tests.serving import free_port, serving
 from tests.sharing import shared
 
