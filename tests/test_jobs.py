@@ -84,7 +84,7 @@ async def keep(key: int, session: SessionDep, seconds: float = 0.02) -> None:
 MUTANTS = (
     Mutant("its job", "app/main.py", "jobs=[", "jobs=[note, "),
     Mutant("its router", "app/main.py", "    return", "    app.include_router(router)\n    return"),
-    Mutant("its import", "app/main.py", "from app.se", "from app.kept import note, router\nfrom app.se"),
+    Mutant("its import", "app/main.py", "from app.s", "from app.kept import note, router\nfrom app.s"),
 )  # fmt: skip
 SQL = """
 import asyncio, json, os, sys
