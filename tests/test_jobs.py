@@ -82,10 +82,14 @@ async def keep(key: int, session: SessionDep, seconds: float = 0.02) -> None:
     await session.commit()
 """
 MUTANTS = (
-    Mutant("its job", "app/main.py", "jobs=[", "jobs=[note, "),
-    Mutant("its router", "app/main.py", "    return", "    app.include_router(router)\n    return"),
-    Mutant("its import", "app/main.py", "from app.s", "from app.kept import note, router\nfrom app.s"),
-)  # fmt: skip
+    Mutant("its job", "app/main.py", "jobs=[", "jobs=[kept.note, "),
+    Mutant(
+        "its router", "app/main.py", "    return", "    app.include_router(kept.router)\n    return"
+    ),
+    Mutant(
+        "its import", "app/main.py", "from app.settings", "from app import kept\nfrom app.settings"
+    ),
+)
 SQL = """
 import asyncio, json, os, sys
 from sqlalchemy import text

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from io import StringIO
 from typing import Any, ParamSpec
-from unittest.mock import AsyncMock, patch
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
 from alembic.migration import MigrationContext
@@ -118,10 +118,14 @@ async def service_on(
 async def service(databases: Databases, settings: Settings) -> AsyncIterator[Service]:
     """A service whose jobs are in memory, as on SQLite, whatever the database is."""
     async with service_on(databases, settings, work_in_memory) as service:
-        jobs = Jobs(service.app.state.jobs.known, local_queue())
-        service.app.state.jobs = jobs
-        service.app.state.session_factory.configure(info=jobs.info)
+        keep_in_memory(service.app)
         yield service
+
+
+def keep_in_memory(app: FastAPI) -> None:
+    """Let an application keep its jobs in memory."""
+    app.state.jobs = Jobs(app.state.jobs.known, local_queue())
+    app.state.session_factory.configure(info=app.state.jobs.info)
 
 
 # ---- Writing ----
@@ -301,6 +305,16 @@ async def test_job_that_takes_too_long_is_lost_with_a_warning(
     assert "1 jobs are lost" in caplog.text
 
 
+async def test_job_that_is_cancelled_by_others_is_not_given_back(service: Service) -> None:
+    runner = Runner(service.app, service.state, service.app.state.jobs.queue)
+    row = Mock(id=1, payload=b"{}", attempts=0, headers=None)
+    running = asyncio.create_task(runner.execute(take_long, row))
+    assert await service.next() == "began"
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
 async def test_jobs_in_memory_are_run_before_the_process_ends(service: Service) -> None:
     for number in range(20):
         await service.enqueue(note, str(number))
@@ -319,7 +333,7 @@ async def test_time_that_is_left_ends(service: Service) -> None:
 
 
 @pytest.mark.parametrize(("environment", "runs"), [("test", False), ("development", True)])
-async def test_application_runs_its_jobs_itself_on_sqlite_but_not_in_tests(
+async def test_application_runs_jobs_in_memory_itself_but_not_in_tests(
     service: Service, environment: str, runs: bool
 ) -> None:
     ran: list[str] = []
@@ -334,11 +348,11 @@ async def test_application_runs_its_jobs_itself_on_sqlite_but_not_in_tests(
 
     own = service.app.state.settings.model_copy(update={"environment": environment})
     app = build_app(own, lifespan, jobs=[run])
+    keep_in_memory(app)
     async with app.router.lifespan_context(app), app.state.session_factory() as session:
         await run.enqueue(session)
         await session.commit()
-    is_on_sqlite = service.engine.dialect.name != "postgresql"
-    assert ran == (["hello"] if runs and is_on_sqlite else [])
+    assert ran == (["hello"] if runs else [])
 
 
 # ---- On PostgreSQL, without it ----

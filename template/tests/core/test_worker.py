@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import runpy
 import signal
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -250,6 +252,7 @@ async def test_connection_that_listens_is_opened_again(
             patch.object(driver, "_listen_until_lost", listen),
         ):
             await driver.add_listener("of_this_test", heard.put_nowait)
+            await driver.add_listener("of_another", heard.put_nowait)
             first = await backend(service, listens, 0)
             await execute(service, "SELECT pg_terminate_backend(:pid)", pid=first)
             await backend(service, listens, first)
@@ -277,14 +280,30 @@ def test_command_does_what_it_says(
 ) -> None:
     command = AsyncMock()
     monkeypatch.setattr("app.main.create_app", lambda: standalone_app)
+    monkeypatch.setattr(engine_of(standalone_app).dialect, "name", "postgresql")
     monkeypatch.setattr(worker, called, command)
-    if engine_of(standalone_app).dialect.name == "postgresql":
-        worker.main(arguments)
-        ids = [arguments[1:]] if arguments[1:] else []
-        assert command.await_args_list == [call(standalone_app, *ids)]
-    else:
-        with pytest.raises(SystemExit, match="On SQLite"):
-            worker.main(arguments)
+    worker.main(arguments)
+    ids = [arguments[1:]] if arguments[1:] else []
+    assert command.await_args_list == [call(standalone_app, *ids)]
+
+
+def test_there_is_no_worker_on_sqlite(
+    standalone_app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.main.create_app", lambda: standalone_app)
+    monkeypatch.setattr(engine_of(standalone_app).dialect, "name", "sqlite")
+    with pytest.raises(SystemExit, match="On SQLite"):
+        worker.main([])
+
+
+def test_module_is_a_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["worker", "--help"])
+    monkeypatch.delitem(sys.modules, "app.core.worker")
+    with pytest.raises(SystemExit):
+        runpy.run_module("app.core.worker", run_name="__main__")
+    assert "python -m app.core.worker" in capsys.readouterr().out
 
 
 # ---- The tables ----
