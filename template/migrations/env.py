@@ -163,7 +163,9 @@ async def connect_and_migrate() -> None:
     logging.basicConfig(format="%(message)s")
     for name in ("runtime.migration", "autogenerate"):  # what runs, and what is found
         logging.getLogger(f"alembic.{name}").setLevel(logging.INFO)
-    engine = create_engine(load_settings(Settings).database_url)
+    settings = load_settings(Settings)
+    # Past a pooler, which would lose the lock of `one_at_a_time`.
+    engine = create_engine(settings.database_direct_url or settings.database_url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.dispose)
         try:

@@ -26,6 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.core.job_driver import Listener, SqlDriver, run
 from app.core.job_runner import Runner
 from app.core.jobs import builders
+from app.core.notifications import open_driver_connection
 from app.core.unavailable import DatabaseUnavailableError, reason
 
 PAUSE = 0.5
@@ -39,13 +40,14 @@ logger = logging.getLogger(__name__)
 class EngineDriver(SqlDriver):
     """Runs each statement of the queue in its own transaction; waits for a database that is away.
 
-    A restart of the database ends neither the worker nor its jobs. One connection listens for new
-    jobs; when it is lost, the next one is opened.
+    A restart of the database ends neither the worker nor its jobs. One connection of
+    `listening_engine` listens for new jobs; when it is lost, the next one is opened.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, listening_engine: AsyncEngine) -> None:
         super().__init__()
         self._engine = engine
+        self._listening_engine = listening_engine
         self._listening: asyncio.Task[None] | None = None
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
@@ -76,16 +78,11 @@ class EngineDriver(SqlDriver):
 
     async def _listen_until_lost(self) -> None:
         lost = asyncio.Event()
-        async with self._engine.connect() as connection:
-            raw = (await connection.get_raw_connection()).driver_connection
-            assert raw is not None
-            raw.add_termination_listener(lambda _: lost.set())
+        async with open_driver_connection(self._listening_engine) as connection:
+            connection.add_termination_listener(lambda _: lost.set())
             for channel, callback in self._listeners:
-                await raw.add_listener(channel, make_relay(callback))
-            try:
-                await lost.wait()
-            finally:
-                await connection.invalidate()  # it would go on listening in the pool
+                await connection.add_listener(channel, make_relay(callback))
+            await lost.wait()
 
     async def aclose(self) -> None:
         """Stop listening."""
@@ -189,9 +186,11 @@ class Worker(Runner):
 
 
 @asynccontextmanager
-async def database_queue(engine: AsyncEngine) -> AsyncIterator[JobQueries]:
-    """Yield the queue on PostgreSQL, with a connection that tells of new jobs."""
-    driver = EngineDriver(engine)
+async def database_queue(
+    engine: AsyncEngine, listening_engine: AsyncEngine | None = None
+) -> AsyncIterator[JobQueries]:
+    """Yield the queue on PostgreSQL; `listening_engine` is for the connection that listens."""
+    driver = EngineDriver(engine, listening_engine or engine)
     queries = JobQueries(driver, **builders())
     try:
         yield queries

@@ -17,6 +17,7 @@ it dies is lost, and each process runs its own schedules.
 
 import dataclasses
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import Parameter, signature
@@ -35,7 +36,6 @@ from pydantic import TypeAdapter
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session, SessionTransaction
-from sqlalchemy.util import await_only
 
 from app.core.job_driver import ConnectionDriver
 from app.core.job_tables import NAMES
@@ -246,7 +246,7 @@ class Outbox:
             return
         jobs, self._jobs = self._jobs, []
         for _, queue, new in jobs:
-            await_only(queue.enqueue(**new))
+            run_at_once(queue.enqueue(**new))
 
     def _drop(self, _: Session, ended: SessionTransaction) -> None:
         self._jobs = [each for each in self._jobs if not is_within(each[0], ended)]
@@ -254,6 +254,12 @@ class Outbox:
     def _end(self, _: Session, ended: SessionTransaction) -> None:
         if ended.parent is None:  # closed without a commit
             self._jobs = []
+
+
+def run_at_once(coroutine: Coroutine[Any, Any, object]) -> None:
+    """Run a coroutine that waits for nothing, as those of the queue in memory do."""
+    with suppress(StopIteration):
+        coroutine.send(None)
 
 
 def outbox_of(session: Session) -> Outbox:

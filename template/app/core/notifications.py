@@ -50,7 +50,8 @@ class Notifications:
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self.engine = engine
+        """The engine of connections that listen."""
         self._topics: dict[str, set[WakeUp]] = {}
         self._needed = asyncio.Event()  # while there are subscribers
         self._doubtful = asyncio.Event()  # the connection is lost, or no longer needed
@@ -96,14 +97,14 @@ class Notifications:
             task.cancel()
             with suppress(asyncio.CancelledError):
                 await task
-            await self._engine.dispose()
+            await self.engine.dispose()
 
     async def _listen(self) -> None:
         """Listen while there are subscribers. When the connection is lost, connect again."""
-        while self._engine.driver == "asyncpg":
+        while self.engine.driver == "asyncpg":
             await self._needed.wait()
             try:
-                async with open_driver_connection(self._engine) as connection:
+                async with open_driver_connection(self.engine) as connection:
                     await self._listen_on(connection)
             except Exception as error:  # noqa: BLE001 (whatever the driver raises)
                 logger.warning("Notifications of other processes are late: %s", reason(error))

@@ -78,7 +78,8 @@ async def work(app: FastAPI) -> None:
         signal.signal(number, ignore)  # and note it below, as under a server
     with when_told_to_stop(stop.set):
         async with app.router.lifespan_context(app) as state:
-            async with database_queue(engine_of(app)) as queue, alive(app):
+            listening_engine = app.state.notifications.engine
+            async with database_queue(engine_of(app), listening_engine) as queue, alive(app):
                 if not await queue.has_table(NAMES.queue_table):
                     sys.exit(NO_TABLES)
                 logger.info("The worker is ready", extra={"jobs": sorted(app.state.jobs.known)})

@@ -224,7 +224,7 @@ async def test_job_that_cannot_be_put_back_is_left_to_its_heartbeat(
 
 
 async def test_statement_waits_for_a_database_that_is_away(service: Service) -> None:
-    driver = EngineDriver(service.engine)
+    driver = EngineDriver(service.engine, service.engine)
     away = DatabaseUnavailableError("SELECT 1", None, ConnectionError("away"))
     answers = AsyncMock(side_effect=[away, []])
     with patch.object(job_queue, "run", answers), patch.object(job_queue, "PAUSE", 0):

@@ -26,13 +26,12 @@ class RunningApp:
     ) -> Iterator[None]:
         """Bind the sessions of the application to `engine`, and add `info`; change nothing else."""
         factory: async_sessionmaker[AsyncSession] = self.app.state.session_factory
-        before = dict(factory.kw)
-        factory.configure(bind=engine, info={**before.get("info", {}), **(info or {})})
+        before = factory()
+        factory.configure(bind=engine, info={**before.info, **(info or {})})
         try:
             yield
         finally:
-            factory.kw.clear()
-            factory.kw.update(before)
+            factory.configure(bind=before.bind, info=before.info)
 
     @contextmanager
     def restored(self) -> Iterator[None]:

@@ -13,12 +13,14 @@ from time_machine import TimeMachineFixture
 from app.core.unavailable import DatabaseUnavailableError
 from app.items import feed as module
 from app.items.feed import Feed, delete_old_events
+from app.items.jobs import delete_old_item_events
 from app.items.models import ItemEvent, ItemEventKind
 from app.items.schemas import ItemEventRead, ItemRead
 from app.main import create_app
 from app.settings import Settings
 from app.users.models import User
 from tests.harness.asgi import running
+from tests.harness.jobs import JobQueue
 from tests.http_client import AsyncClient
 from tests.items.factories import ItemFactory
 
@@ -185,3 +187,20 @@ async def test_events_are_kept_for_a_while(
     time_machine.move_to(NOON + timedelta(days=1, seconds=1), tick=False)
     assert await delete_old_events(factory, keep=timedelta(days=1)) == 5
     assert await stored(db_session) == ["deleted"]
+
+
+async def test_old_events_are_deleted_each_night(
+    feed: Feed,
+    db_session: AsyncSession,
+    item: ItemRead,
+    job_queue: JobQueue,
+    time_machine: TimeMachineFixture,
+) -> None:
+    time_machine.move_to(NOON, tick=False)
+    await publish(feed, db_session, item, *FIVE)
+    time_machine.move_to(NOON + timedelta(days=8), tick=False)
+    await delete_old_item_events.enqueue(db_session)
+    await db_session.commit()
+    await job_queue.run()
+    assert delete_old_item_events.schedule == "0 3 * * *"
+    assert await stored(db_session) == []
