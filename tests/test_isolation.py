@@ -46,7 +46,7 @@ VARIABLES = "tests/harness/variables.py"
 SQLITE = "tests/harness/sqlite.py"
 POSTGRESQL = "tests/harness/postgresql.py"
 DATABASE = "app/core/database.py"
-ROLLED_BACK_SESSIONS = "        return app.bound_to(self.engine)\n"
+ROLLED_BACK_SESSIONS = "        return app.bound_to(self.engine, self.info_for(app))\n"
 
 MUTANTS = [
     Mutant("no rollback", TRANSACTION, "await outermost.rollback()", "await outermost.commit()"),
@@ -74,7 +74,7 @@ MUTANTS = [
         "        session = async_sessionmaker(self.engine)()\n"
         "        from app.core.database import get_session\n"
         "        app.app.dependency_overrides[get_session] = lambda: session\n"
-        "        return app.bound_to(self.engine)\n",
+        "        return app.bound_to(self.engine, self.info_for(app))\n",
     ),
     Mutant("no real BEGIN", DATABASE, '        "begin": begin_sqlite_transaction,\n', ""),
     Mutant("foreign keys not enforced", DATABASE, "foreign_keys = ON", "foreign_keys = OFF"),

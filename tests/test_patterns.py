@@ -251,8 +251,8 @@ WATCHED = [
         Mutant(
             "a new account is not committed",
             USERS.format("service"),
-            "    try:\n        await session.commit()",
-            "    try:\n        await session.flush()",
+            "user_id=user.id)\n        await session.commit()",
+            "user_id=user.id)\n        await session.flush()",
         ),
     ),
     Watched(

@@ -68,14 +68,14 @@ def build_app(
             with when_told_to_stop(stopping.begin):
                 async with (
                     notifications.listening(),
-                    lifespan(app) as yielded,
+                    lifespan(app) as state,
                     AsyncExitStack() as stack,
                 ):
-                    state = {"core": app.state, **(yielded or {})}
+                    shared = {"core": app.state, **(state or {})}
                     queue = app.state.jobs.queue
                     if queue is not None and settings.environment != "test":
-                        await stack.enter_async_context(run_here(app, state, queue))
-                    yield state
+                        await stack.enter_async_context(run_here(app, shared, queue))
+                    yield shared
         finally:
             await engine.dispose()
 

@@ -19,7 +19,7 @@ Listener = Callable[[str | bytes | bytearray], None]
 async def run(
     connection: AsyncConnection, query: str, args: tuple[object, ...]
 ) -> list[dict[str, Any]]:
-    """Execute a statement of the queue; return its rows, with JSON as the queue expects it: as text."""
+    """Execute a statement of the queue; return its rows, with JSON as text, as it expects."""
     result = await connection.exec_driver_sql(query, args or None)
     if not result.returns_rows:
         return []

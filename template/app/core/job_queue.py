@@ -51,7 +51,7 @@ class EngineDriver(SqlDriver):
         self._listening: asyncio.Task[None] | None = None
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        """Return the rows of a query. Raises DatabaseUnavailableError only when the worker stops."""
+        """Return the rows of a query. Raises DatabaseUnavailableError if the worker stops."""
         while True:
             try:
                 async with self._engine.begin() as connection:

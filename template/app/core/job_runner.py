@@ -25,6 +25,9 @@ HOUSEKEEPING = "app.core.housekeeping"
 OFTEN = "*/10 * * * *"
 """When the log of jobs is cleaned. A schedule of a worker that died is also looked for then."""
 
+PAUSE = 0.05
+"""Seconds between two looks at what is left in memory."""
+
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
 
@@ -133,9 +136,9 @@ class Runner:
 
     async def clean(self, _: Schedule | None = None) -> None:
         """Forget what the queue has logged."""
-        assert isinstance(self.queries, InMemoryQueries)
-        await self.queries.clear_queue_log()
-        await self.queries.clear_statistics_log()
+        queue: Any = self.queries
+        await queue.clear_queue_log()
+        await queue.clear_statistics_log()
 
 
 @asynccontextmanager
@@ -152,8 +155,10 @@ async def run_here(
         yield
     finally:
         names = [QueueEntrypoint(name) for name in app.state.jobs.known]
-        while await queue.eligible_queued_work(names) and app.state.stopping.seconds_left:
-            await asyncio.sleep(0.05)
+        for _ in range(int(app.state.stopping.seconds_left / PAUSE)):
+            if not await queue.eligible_queued_work(names):
+                break
+            await asyncio.sleep(PAUSE)
         stop.set()
         await running
         if lost := len(await queue.browse_queue(statuses=["queued"])):

@@ -119,7 +119,7 @@ class Job(Generic[P]):
         return arguments
 
     def delay_after(self, attempt: int) -> timedelta:
-        """Return how long to wait after a failed attempt: twice as long each time, up to an hour."""
+        """Return how long to wait after a failed attempt: twice as long each time."""
         factor: int = 2 ** min(attempt - 1, 20)
         return min(self._delay * factor, LONGEST_DELAY)
 
@@ -151,7 +151,7 @@ def job(
 
 
 def builders() -> dict[str, Any]:
-    """Return what writes the SQL of the queue, whatever names the environment has for its tables."""
+    """Return what writes the SQL of the queue, with the names in app/core/job_tables.py."""
     return {
         "qbe": QueryBuilderEnvironment(NAMES),
         "qbq": QueryQueueBuilder(NAMES),

@@ -77,13 +77,15 @@ async def work(app: FastAPI) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ignore)  # and note it below, as under a server
     with when_told_to_stop(stop.set):
-        async with app.router.lifespan_context(app) as state:
-            listening_engine = app.state.notifications.engine
-            async with database_queue(engine_of(app), listening_engine) as queue, alive(app):
-                if not await queue.has_table(NAMES.queue_table):
-                    sys.exit(NO_TABLES)
-                logger.info("The worker is ready", extra={"jobs": sorted(app.state.jobs.known)})
-                await Worker(app, dict(state or {}), queue).run_until(stop)
+        async with (
+            app.router.lifespan_context(app) as state,
+            database_queue(engine_of(app), app.state.notifications.engine) as queue,
+            alive(app),
+        ):
+            if not await queue.has_table(NAMES.queue_table):
+                sys.exit(NO_TABLES)
+            logger.info("The worker is ready", extra={"jobs": sorted(app.state.jobs.known)})
+            await Worker(app, dict(state or {}), queue).run_until(stop)
     logger.info("The worker has stopped")
 
 
