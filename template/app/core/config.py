@@ -96,7 +96,7 @@ class ServiceSettings(BaseSettings):
     # what the application cannot end, such as a client that does not read.
     uvicorn_timeout_graceful_shutdown: Annotated[int, Field(ge=1)] = 8
 
-    # How many jobs run at once in a worker, the seconds without a heartbeat after which its jobs are
+    # How many jobs a worker runs at once, the seconds without a heartbeat after which its jobs are
     # taken over, a file that it touches while it is alive, and the days for which the log is kept.
     jobs_concurrency: Annotated[int, Field(ge=2)] = 10
     jobs_heartbeat_timeout: Annotated[float, Field(ge=1)] = 30
