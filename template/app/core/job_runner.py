@@ -25,6 +25,7 @@ HOUSEKEEPING = "app.core.housekeeping"
 OFTEN = "*/10 * * * *"
 """When the log of jobs is cleaned. A schedule of a worker that died is also looked for then."""
 
+STOPS = "the worker stops"
 PAUSE = 0.05
 """Seconds between two looks at what is left in memory."""
 
@@ -110,6 +111,8 @@ class Runner:
     async def _attempt(self, job: AnyJob, row: Row) -> None:
         attempt = row.attempts + 1
         self.check(row)
+        if self._gives_back:  # it was fetched when the worker was told to stop
+            raise RetryRequested(timedelta(0), STOPS)
         context = JobContext(self._app.state.session_factory, self.settings, self._state, attempt)
         task = asyncio.create_task(job(context, **job.load(row.payload)))
         self._running.add(task)
@@ -118,7 +121,7 @@ class Runner:
         except asyncio.CancelledError:
             if not self._gives_back:
                 raise
-            raise RetryRequested(timedelta(0), "the worker stops") from None
+            raise RetryRequested(timedelta(0), STOPS) from None
         except Exception as error:
             if attempt >= job.attempts:
                 raise

@@ -13,6 +13,7 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from fastapi import FastAPI
+from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.queries import Queries
 from pydantic import ValidationError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
@@ -313,6 +314,16 @@ async def test_job_that_is_cancelled_by_others_is_not_given_back(service: Servic
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
+
+
+async def test_job_that_comes_after_the_end_is_given_back(service: Service) -> None:
+    runner = Runner(service.app, service.state, service.app.state.jobs.queue)
+    stop = asyncio.Event()
+    stop.set()
+    await runner.run_until(stop)
+    with pytest.raises(RetryRequested):
+        await runner.execute(note, Mock(id=1, payload=b"{}", attempts=0, headers=None))
+    assert service.state["ran"].empty()
 
 
 async def test_jobs_in_memory_are_run_before_the_process_ends(service: Service) -> None:
