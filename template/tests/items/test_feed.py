@@ -130,11 +130,14 @@ async def test_other_processes_are_told(
 ) -> None:
     if not settings.database_url.startswith("postgresql"):
         pytest.skip("SQLite tells the followers in the same process only")
-    async with running(create_app(settings)) as other, feed.follow(owner.id, after=0) as events:
-        async with other.app.state.session_factory() as session:
-            for _ in range(3):
-                await publish(other.lifespan_state["feed"], session, item, "changed")
-                assert (await receive(events)).kind == "changed"
+    async with (
+        running(create_app(settings)) as other,
+        other.app.state.session_factory() as session,
+        feed.follow(owner.id, after=0) as events,
+    ):
+        for _ in range(3):
+            await publish(other.lifespan_state["feed"], session, item, "changed")
+            assert (await receive(events)).kind == "changed"
 
 
 async def test_follower_waits_for_a_database_that_is_away(
