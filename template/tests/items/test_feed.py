@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from unittest.mock import AsyncMock
 
 import anyio
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from time_machine import TimeMachineFixture
 
+from app.core.database import begin_reading
 from app.core.unavailable import DatabaseUnavailableError
 from app.items import feed as module
 from app.items.feed import Feed, delete_old_events
@@ -160,6 +162,25 @@ async def test_follower_waits_for_a_database_that_is_away(
     async with feed.follow(owner.id, after=0) as events:
         assert (await receive(events)).kind == "changed"
     assert len(attempts) == 3
+
+
+async def test_follower_reads_when_it_is_woken(
+    feed: Feed,
+    db_session: AsyncSession,
+    item: ItemRead,
+    owner: User,
+    stranger: User,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    theirs = item.model_copy(update={"owner_id": stranger.id})
+    reading = AsyncMock(wraps=begin_reading)
+    monkeypatch.setattr(module, "begin_reading", reading)
+    async with feed.follow(owner.id, after=0) as events, anyio.create_task_group() as tasks:
+        tasks.start_soon(receive, events)
+        await publish(feed, db_session, theirs, *FIVE, *FIVE)
+        await publish(feed, db_session, item, "changed")
+    # At first, for the event, and on PostgreSQL when the connection that listens is made.
+    assert 1 <= reading.await_count <= 3
 
 
 async def test_events_of_an_owner_go_with_the_account(
