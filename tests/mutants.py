@@ -33,7 +33,9 @@ def copied(project: Project, directory: Path) -> Path:
     if not directory.exists():
         # With the bytecode, which Python passes over where a file has been edited since; but not
         # what other workers are writing just now.
-        left_out = shutil.ignore_patterns(".venv", ".git", ".*_cache", ".coverage*", "*.pyc.*")
+        left_out = shutil.ignore_patterns(
+            ".venv", ".git", ".*_cache", ".coverage", ".coverage.*", "*.pyc.*"
+        )
         shutil.copytree(project.path, directory, ignore=left_out)
     return directory
 

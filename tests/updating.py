@@ -18,6 +18,8 @@ GONE = [
     "tests/isolation/test_own_database.py",
 ]
 TYPICAL_USER = ROOT / "tests/typical_user"
+MONTHS = "Months of work"
+"""The message of the team's commit."""
 
 
 # ---- The template: what was released, what is in the working tree, and what may come ----
@@ -183,7 +185,7 @@ def work_as_a_typical_team(project: Project) -> None:
     edit(path / "poe_tasks.toml", r"sequence = \[\]", f"sequence = [{CI_STEP}]")
     if (path / "tests/openapi").exists():
         project.check("uv", "run", "pytest", "tests/openapi/test_document.py", "--snapshot-update")
-    commit_all(path, "Months of work")
+    commit_all(path, MONTHS)
 
 
 FIXTURE = '''
@@ -261,12 +263,15 @@ def update(project: Project, *options: str, **env: str) -> tuple[int, str]:
 
 
 def lost_lines(path: Path) -> list[str]:
-    """Name the lines that the team has written (since "Lock") and that are not there, in order."""
-    start = git("log", "--format=%H", "--grep=^Lock$", "-1", cwd=path).strip()
-    changed = git("diff", "--name-only", "--diff-filter=AM", start, "HEAD", cwd=path).split()
+    """Name the lines that the team has written in its months, and that are not there, in order."""
+    start, end = (
+        git("log", "--format=%H", f"--grep=^{message}$", "-1", cwd=path).strip()
+        for message in ("Lock", MONTHS)
+    )
+    changed = git("diff", "--name-only", "--diff-filter=AM", start, end, cwd=path).split()
     lost = []
     for name in changed:
-        difference = git("diff", "--unified=0", start, "HEAD", "--", name, cwd=path)
+        difference = git("diff", "--unified=0", start, end, "--", name, cwd=path)
         written = re.findall(r"^\+(?!\+\+ )(.*)$", difference, re.MULTILINE)
         text = (path / name).read_text(encoding="utf-8") if (path / name).exists() else ""
         now = iter(text.splitlines())

@@ -103,8 +103,9 @@ def default_options(driver: str, dbapi: Any) -> dict[str, Any]:
     """Return the default engine options for a driver, given its DBAPI module."""
     if driver == "asyncpg":  # refuse_lost_connection replaces the ping
         return {"connect_args": {"async_creator_fn": make_connect(dbapi)}}
-    waits = {"connect_args": {"timeout": SQLITE_TIMEOUT}} if driver == "aiosqlite" else {}
-    return {"pool_pre_ping": True, **waits}
+    if driver == "aiosqlite":  # no connection to a file is lost
+        return {"connect_args": {"timeout": SQLITE_TIMEOUT}}
+    return {"pool_pre_ping": True}
 
 
 def make_connect(dbapi: Any) -> Callable[..., Any]:
