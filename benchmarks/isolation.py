@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.rendering import Project, install, isolate, new_directory, take_snapshot
+from tests.sharing import shared
 
 MEASURE = Path(__file__).with_name("measure.py")
 
@@ -112,6 +113,20 @@ def report(database: str, few: dict[str, Any], many: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def ratios_of_all(
+    template: Path, directory: Path, *, quick: bool
+) -> dict[str, list[dict[str, float]]]:
+    """Return what each scheme costs on each database, with few tables and with many."""
+    found = {}
+    for database in ("sqlite", "postgresql"):
+        project = prepare(template, directory / database, database)
+        options = ["--quick"] * quick
+        found[database] = [
+            ratios(measure(project, tables, *options)) for tables in (FEW_TABLES, MANY_TABLES)
+        ]
+    return found
+
+
 def main() -> None:
     """Measure on each database and print what was found."""
     parser = argparse.ArgumentParser(description="What isolation costs.")
@@ -120,6 +135,7 @@ def main() -> None:
     options = parser.parse_args()
     with new_directory("benchmark") as directory, pytest.MonkeyPatch.context() as patch:
         isolate(patch, directory)
+        shared.directory = directory
         (directory / "template").mkdir()
         template = take_snapshot(directory / "template")
         for database in [options.database] if options.database else ["sqlite", "postgresql"]:

@@ -15,7 +15,7 @@ from benchmarks.traffic import Client, Load, Request, load, send
 from tests.rendering import Project
 from tests.serving import free_port
 
-BARE = Path(__file__).with_name("bare.py")
+BARE = Path(__file__).with_name("bare") / "main.py"
 COUNTING = Path(__file__).with_name("counting")
 ACCOUNT = {"email": "ada@example.com", "password": "correct horse battery"}
 CLIENTS = 16
