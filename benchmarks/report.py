@@ -30,8 +30,8 @@ SCHEMES = {
 SERVICE = """\
 The example is compared with a bare FastAPI application, `benchmarks/bare/main.py`. It runs the same
 queries with the same driver, and has no JSON logs, no limits, no error responses and no graceful
-shutdown. Both run with `fastapi run`, one worker and sixteen clients. The goal is {throughput} or more
-of the throughput, and at most {p99} times the 99th percentile."""
+shutdown. Both run with `fastapi run`, one worker and sixteen clients. The goal is at least
+{throughput} of the throughput, and at most {p99} times the 99th percentile."""
 
 Found = dict[str, Any]
 

@@ -10,6 +10,63 @@ from tests.conftest import with_projects
 from tests.mutants import copied
 from tests.rendering import Project, git
 
+FOLLOW = "tests/items/"
+"""Tests of streams, which end by the clock."""
+
+# Writes down which tests waited for a clock: a timer of the event loop that went off, or a sleep.
+# What limits the time of a test may go off on a slow machine; nobody waits for that.
+WATCH = """
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(os.environ["WATCHED"])
+LIMITS = "tests/harness/patience.py"
+call_at, run, sleep = asyncio.BaseEventLoop.call_at, asyncio.Handle._run, time.sleep
+set_by = {}
+
+
+def callers():
+    frame, files = sys._getframe(2), []
+    while frame:
+        file = Path(frame.f_code.co_filename)
+        if file.is_relative_to(HERE):
+            files.append(f"{file.relative_to(HERE).as_posix()}:{frame.f_lineno}")
+        frame = frame.f_back
+    return files
+
+
+def note(files):
+    if files and not any(file.startswith(LIMITS) for file in files):
+        with open(os.environ["WAITS"], "a") as log:
+            log.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '')} at {files[0]}\\n")
+
+
+def noting_call_at(loop, when, *arguments, **options):
+    timer = call_at(loop, when, *arguments, **options)
+    if when > loop.time():
+        set_by[id(timer)] = timer, callers()
+    return timer
+
+
+def noting_run(timer):
+    note(set_by.get(id(timer), (timer, []))[1])
+    run(timer)
+
+
+def noting_sleep(seconds):
+    if seconds > 0:
+        note(callers())
+    sleep(seconds)
+
+
+asyncio.BaseEventLoop.call_at = noting_call_at
+asyncio.TimerHandle._run = noting_run
+time.sleep = noting_sleep
+"""
+
 
 @pytest.fixture(autouse=True)
 def left_as_it_was(project: Project) -> None:
@@ -18,14 +75,26 @@ def left_as_it_was(project: Project) -> None:
 
 
 @with_projects("default", "other", ci=["core", "postgresql"])
-def test_all_checks_pass_and_the_tests_cover_the_service(
+def test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock(
     project: Project, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     copy = Project(copied(project, tmp_path / "copy"), project.answers, project.path)
-    said = copy.check("uv", "run", "poe", "check")
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins/watch.py").write_text(WATCH, encoding="utf-8")
+    waits = tmp_path / "waits.txt"
+    waits.touch()
+    watched = {
+        "PYTEST_ADDOPTS": "-p watch",
+        "PYTHONPATH": str(tmp_path / "plugins"),
+        "WATCHED": str(copy.path),
+        "WAITS": str(waits),
+    }
+    said = copy.check("uv", "run", "poe", "check", **watched)
     assert not re.search(r"\bwarnings?\b", said, re.IGNORECASE), said
     if project.has_example:
         assert re.search(r"^TOTAL .* 100%$", said, re.MULTILINE), said
+    waited = waits.read_text(encoding="utf-8").splitlines()
+    assert [wait for wait in waited if not wait.startswith(FOLLOW)] == []
     passed = re.search(r"\d+ passed", said)
     assert passed
     record_property("tried", f"all checks with {project.answers or 'the defaults'}: {passed[0]}")

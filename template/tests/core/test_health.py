@@ -84,7 +84,7 @@ async def test_database_that_hangs_is_asked_once(
                 await hangs.wait()
 
     monkeypatch.setattr(health, "ask", ask)
-    monkeypatch.setattr(health, "DATABASE_TIMEOUT", 0.01)
+    monkeypatch.setattr(health, "DATABASE_TIMEOUT", 0)
     responses = [await client.get("/readyz") for _ in range(3)]
     assert [response.status_code for response in responses] == [503, 503, 503]
     assert len(asked) == 1

@@ -306,7 +306,7 @@ async def endless(factory: SessionFactoryDep) -> StreamingResponse:
             async with factory() as session:
                 names = await session.scalars(select(Note.name))
                 yield ",".join(names) + "\n"
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)
 
     return StreamingResponse(ticks())
 
