@@ -1,0 +1,62 @@
+"""What a service imports when it starts, and a test when it runs: each package takes its time."""
+
+import json
+from pathlib import Path
+
+from tests.conftest import with_projects
+from tests.rendering import Project
+
+# Without those that they need themselves.
+WITH_THE_EXAMPLE = {
+    *("aiosmtplib", "email_validator", "httpx2", "jwt", "pwdlib", "pyrate_limiter"),
+    *("python_multipart", "stamina"),
+}
+IMPORTED = {
+    *("alembic", "anyio", "fastapi", "pydantic", "pydantic_settings", "sqlalchemy", "starlette"),
+    *("structlog", "opentelemetry"),
+}
+DRIVERS = {"sqlite": {"aiosqlite"}, "postgresql": {"asyncpg"}}
+# A server, a client or a tool for development among them would be one too many.
+NEEDED_BY_THESE = {
+    *("_argon2_cffi_bindings", "_cffi_backend", "annotated_doc", "annotated_types", "argon2"),
+    *("attr", "dotenv", "greenlet", "idna", "mako", "markupsafe", "pydantic_core", "pygments"),
+    *("rich", "sniffio", "tenacity", "typing_extensions", "typing_inspection"),
+}
+LIST = """
+import json, sys
+{}
+installed = {{
+    name.partition(".")[0]
+    for name, module in sys.modules.items()
+    if "site-packages" in (getattr(module, "__file__", None) or "")
+}}
+print(json.dumps(sorted(installed)))
+"""
+
+
+def imported(project: Project, statement: str) -> set[str]:
+    """Return the installed packages that a statement imports."""
+    said = project.check("uv", "run", "python", "-c", LIST.format(statement))
+    return set(json.loads(said.splitlines()[-1]))
+
+
+@with_projects("default", "other")
+def test_service_imports_what_it_uses_and_nothing_else(project: Project) -> None:
+    found = imported(project, "import app.main")
+    expected = IMPORTED | DRIVERS[project.database]
+    if project.has_example:
+        expected |= WITH_THE_EXAMPLE
+    assert expected <= found
+    assert found - expected <= NEEDED_BY_THESE
+
+
+@with_projects("default")
+def test_one_test_does_not_import_what_calls_all_operations(project: Project) -> None:
+    run = """
+import pytest
+pytest.main(["-q", "-p", "no:cacheprovider", "tests/core/test_health.py", "-k", "answers"])
+"""
+    found = imported(project, run)
+    assert "pytest" in found
+    assert not {"hypothesis", "schemathesis"} & found
+    assert Path(project.path, "tests/openapi/test_contract.py").exists()
