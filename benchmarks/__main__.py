@@ -101,7 +101,11 @@ def main() -> None:
             found = measure(options, directory)
         before = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
         MEASURED.write_text(json.dumps(before | found, indent=1) + "\n", encoding="utf-8")
-    write_page()
+    missing = set(PARTS) - json.loads(MEASURED.read_text(encoding="utf-8")).keys()
+    if missing:
+        print(f"The page is written when these are measured too: {', '.join(sorted(missing))}")
+    else:
+        write_page()
 
 
 if __name__ == "__main__":

@@ -20,45 +20,44 @@ import asyncio
 import os
 import sys
 import time
-from pathlib import Path
+import weakref
 
-HERE = Path(os.environ["WATCHED"])
+HERE = os.environ["WATCHED"] + "/"
 LIMITS = "tests/harness/patience.py"
 call_at, run, sleep = asyncio.BaseEventLoop.call_at, asyncio.Handle._run, time.sleep
-set_by = {}
+set_by = weakref.WeakKeyDictionary()
 
 
-def callers():
-    frame, files = sys._getframe(2), []
+def caller():
+    frame = sys._getframe(2)
     while frame:
-        file = Path(frame.f_code.co_filename)
-        if file.is_relative_to(HERE):
-            files.append(f"{file.relative_to(HERE).as_posix()}:{frame.f_lineno}")
+        file = frame.f_code.co_filename
+        if file.startswith(HERE):
+            return f"{file.removeprefix(HERE)}:{frame.f_lineno}"
         frame = frame.f_back
-    return files
 
 
-def note(files):
-    if files and not any(file.startswith(LIMITS) for file in files):
+def note(place):
+    if place and not place.startswith(LIMITS):
         with open(os.environ["WAITS"], "a") as log:
-            log.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '')} at {files[0]}\\n")
+            log.write(f"{os.environ.get('PYTEST_CURRENT_TEST', '')} at {place}\\n")
 
 
 def noting_call_at(loop, when, *arguments, **options):
     timer = call_at(loop, when, *arguments, **options)
     if when > loop.time():
-        set_by[id(timer)] = timer, callers()
+        set_by[timer] = caller()
     return timer
 
 
 def noting_run(timer):
-    note(set_by.get(id(timer), (timer, []))[1])
+    note(set_by.get(timer))
     run(timer)
 
 
 def noting_sleep(seconds):
     if seconds > 0:
-        note(callers())
+        note(caller())
     sleep(seconds)
 
 
