@@ -408,7 +408,6 @@ def test_a_choice_that_a_release_takes_away(pair: Pair) -> None:
     check_told(pair, "* .copier-answers.yml: license was 'BSD-3-Clause'", "--data license=")
 
 
-@pytest.mark.ci
 def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> None:
     append(pair.path / "app/core/health.py", "# Ours.\n")
     commit_all(pair.path, "Edit")
@@ -419,7 +418,6 @@ def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> Non
     assert "* app/core/config.py" not in update(pair.project, "--dry-run")[1]
 
 
-@pytest.mark.ci
 def test_what_a_release_changes_in_a_file_that_was_moved(pair: Pair) -> None:
     git("mv", "tests/harness/guard.py", "tests/our_guard.py", cwd=pair.path)
     git("rm", "--quiet", ".pre-commit-config.yaml", "tests/patterns/backends.py", cwd=pair.path)
@@ -472,7 +470,6 @@ def test_an_edited_example_is_not_deleted(example_pair: Pair) -> None:
     check_refused(example_pair, edited, "git rm", options=DELETE_EXAMPLE)
 
 
-@pytest.mark.ci
 def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
     path = example_pair.path
     edit(path / "app/main.py", r'"feed": Feed\([^)]*\)', r'\g<0>, "ours": 1')

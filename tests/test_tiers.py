@@ -1,0 +1,149 @@
+"""Each promise of the documentation is proved by the tests that run by default."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import DEFAULT
+from tests.rendering import ROOT, run
+
+# What the README, docs/isolation.md and docs/updates.md promise, and a default test that proves it.
+# If a proof moves to another tier, it needs another one here.
+PROMISES = {
+    # README.md
+    "a rendered service passes all checks, and its tests": (
+        "test_project.py::test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock"
+    ),
+    "its tests run in parallel": "test_project.py::test_the_tests_pass_side_by_side",
+    "its migrations lead to its models": "test_project.py::test_the_migrations_lead_to_the_models",
+    "it serves": "test_server.py::test_it_serves_while_it_is_developed",
+    "the container migrates and serves": (
+        "test_docker.py::test_the_image_migrates_serves_and_is_healthy"
+    ),
+    "it logs JSON without secrets": (
+        "test_logs.py::test_the_log_of_production_is_json_without_secrets"
+    ),
+    "it exports traces": "test_telemetry.py::test_requests_and_their_statements_are_one_trace",
+    "it answers 503 while PostgreSQL is away": (
+        "test_database_faults.py::test_postgresql_is_busy_frozen_gone_and_back"
+    ),
+    "it answers 503 while SQLite is away": (
+        "test_database_faults.py::test_sqlite_is_gone_locked_and_back"
+    ),
+    "it shuts down gracefully": "test_stopping.py::test_what_is_open_ends_in_time",
+    "no request is cut off": "test_stopping.py::test_no_request_is_cut_off_under_load",
+    "a killed server loses nothing acknowledged": (
+        "test_load.py::test_killed_server_loses_no_acknowledged_write"
+    ),
+    "bad input is refused": "test_bad_input.py::test_bad_input_is_refused",
+    "each pattern has a working test": "test_patterns.py::test_every_test_of_the_table_passes",
+    "a feature is added by the README": (
+        "test_orders.py::test_feature_is_added_by_the_steps_of_the_readme"
+    ),
+    "every combination renders what it promises": (
+        "test_combinations.py::test_every_two_choices_render_what_they_promise"
+    ),
+    "any answer is refused or gets through unharmed": (
+        "test_free_text.py::test_any_text_is_refused_or_gets_through_unharmed"
+    ),
+    "questions are asked as the README says": (
+        "test_interview.py::test_it_asks_in_order_and_takes_the_defaults_with_enter"
+    ),
+    "a cancelled interview writes nothing": (
+        "test_circumstances.py::test_ctrl_c_at_a_question_leaves_nothing"
+    ),
+    "an interrupted rendering can be completed": (
+        "test_circumstances.py::test_the_same_command_completes_what_was_interrupted"
+    ),
+    "files that are there are kept": "test_circumstances.py::test_what_is_in_the_folder_stays",
+    # docs/isolation.md
+    "no test can break another": (
+        "test_neighbours.py::test_culprits_end_as_they_must_and_harm_no_next_test"
+    ),
+    "the proofs of isolation hold": "test_isolation.py::test_proofs_hold_in_parallel",
+    "tests reach no other machine": (
+        "test_first_week.py::test_what_calls_out_for_all_tests_is_refused_and_blames_none"
+    ),
+    "what all tests need fails once": "test_first_week.py::test_what_all_tests_need_fails_once",
+    "a timeout ends a test though its clock stands still": (
+        "test_moving.py::test_frozen_time_stops_no_timeout"
+    ),
+    # docs/updates.md
+    "months of work are kept by an update": (
+        "test_update.py::test_months_of_work_are_kept_by_this_release_and_by_one_that_touches_everything"
+    ),
+    "an update brings what a new project has": (
+        "test_update.py::test_an_update_without_edits_brings_what_a_fresh_project_has"
+    ),
+    "one command deletes the example": (
+        "test_update.py::test_one_command_deletes_the_example_and_one_brings_it_back"
+    ),
+    "edits of the template's files are merged": (
+        "test_update.py::test_edits_that_many_teams_make_are_merged"
+    ),
+    "a conflict is reported": (
+        "test_update_refused.py::test_a_project_in_a_folder_of_a_larger_repository"
+    ),
+    "an edited file that a release removes is reported": (
+        "test_update_refused.py::test_a_file_that_a_release_takes_away_and_that_was_edited"
+    ),
+    "an answer that is no longer accepted is reported": (
+        "test_update_refused.py::test_a_choice_that_a_release_takes_away"
+    ),
+    "TOML that can no longer be parsed is reported": (
+        "test_update_refused.py::test_toml_that_cannot_be_read_after_the_merge"
+    ),
+    "a lock that cannot be updated is reported": (
+        "test_update_refused.py::test_dependencies_that_cannot_be_locked"
+    ),
+    "changes to a file that was moved are shown": (
+        "test_update_refused.py::test_what_a_release_changes_in_a_file_that_was_moved"
+    ),
+    "new failures of the checks are told from old ones": (
+        "test_update_refused.py::test_what_checks_say_since_the_update_is_told"
+    ),
+    "an edited example is not deleted": (
+        "test_update_refused.py::test_an_edited_example_is_not_deleted"
+    ),
+    "a migration that others build on is kept": (
+        "test_update_refused.py::test_what_is_left_of_the_example_is_told"
+    ),
+    "a project that is not fit is refused": (
+        "test_update_refused.py::test_changes_that_are_not_committed"
+    ),
+    "an interrupted update changes nothing": (
+        "test_update_refused.py::test_an_interrupted_update_changes_nothing"
+    ),
+    "an update that cannot be put in place is taken back": (
+        "test_update_refused.py::test_an_update_that_cannot_be_put_in_place_is_taken_back"
+    ),
+    "no setting of git changes the merge": (
+        "test_update_refused.py::test_no_setting_of_git_changes_how_an_update_merges"
+    ),
+    "GitHub gets one pull request": (
+        "test_update_refused.py::test_github_gets_one_pull_request_with_what_the_rehearsal_found"
+    ),
+}
+
+
+def collected(*options: str) -> set[str]:
+    """Name the tests that run."""
+    command = (sys.executable, "-m", "pytest", "-n0", "--collect-only", "-q", *options)
+    done = run(*command, "-p", "no:cacheprovider", cwd=ROOT)
+    ids = [line for line in done.stdout.splitlines() if "::" in line]
+    assert ids, done.stdout
+    return {each.partition("[")[0].removeprefix("tests/") for each in ids}
+
+
+def test_each_promise_is_proved_by_default() -> None:
+    assert set(PROMISES.values()) <= collected()
+
+
+def test_the_default_is_what_is_in_neither_other_tier(pytestconfig: pytest.Config) -> None:
+    assert DEFAULT in pytestconfig.getini("addopts")
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert '-m "ci and not slow"' in script
+    release = Path(ROOT, "scripts/release.py").read_text(encoding="utf-8")
+    assert '"-m", "slow"' in release
+    assert '-m ""' in (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
