@@ -17,6 +17,14 @@ from tests.rendering import Project, new_directory, run
 from tests.serving import free_port, is_listening, serving
 
 COMMAND = ("uv", "run", "poe", "--quiet", "database")
+ONE_TEST = (
+    "uv",
+    "run",
+    "pytest",
+    "tests/core/test_health.py",
+    "-k",
+    "ready_when_its_database_answers",
+)
 ACCOUNT = {"email": "ada@example.com", "password": "correct horse battery"}
 
 
@@ -79,6 +87,9 @@ def test_the_service_finds_its_rows_again(checkout: Checkout, tmp_path: Path) ->
         migrated = run(*upgrade, cwd=checkout.path, env=checkout.env)
         assert migrated.returncode == 0, migrated.stdout
         assert "Running upgrade  -> 0001, Users and their items" in migrated.stdout
+        url = f"postgresql+asyncpg://postgres@localhost:{checkout.port}/test"
+        tested = run(*ONE_TEST, cwd=checkout.path, env={**checkout.env, "TEST_DATABASE_URL": url})
+        assert tested.returncode == 0, tested.stdout
         with (
             serving(
                 *("uv", "run", "fastapi", "run", "--port", str(port)),

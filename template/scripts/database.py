@@ -118,7 +118,7 @@ async def is_ready(url: URL, server: PostgresServer, process: Process) -> bool:
 
 
 async def create_database(url: URL) -> None:
-    """Create the user and the database of `url` where they are missing."""
+    """Create the user and the database of `url`, and one for tests, where they are missing."""
     admin = url.set(username=SUPERUSER, database=SUPERUSER)
     engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
     names = {"user": url.username, "database": url.database}
@@ -132,7 +132,8 @@ MISSING = """
     SELECT format('CREATE ROLE %I SUPERUSER LOGIN', name) FROM (SELECT :user AS name) AS wanted
     WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = name)
     UNION ALL
-    SELECT format('CREATE DATABASE %I', name) FROM (SELECT :database AS name) AS wanted
+    SELECT format('CREATE DATABASE %I', name)
+    FROM (SELECT :database AS name UNION SELECT 'test') AS wanted
     WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name)
 """
 
