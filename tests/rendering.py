@@ -53,7 +53,7 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
 
 
 def run(
-    *command: str | Path, cwd: Path, timeout: float = 240, env: Mapping[str, str] | None = None
+    *command: str | Path, cwd: Path, timeout: float = 480, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, without a terminal; what it says is in `stdout`.
 
@@ -157,7 +157,7 @@ class Project:
         }
 
     def run(
-        self, *command: str, timeout: float = 240, **env: str
+        self, *command: str, timeout: float = 480, **env: str
     ) -> subprocess.CompletedProcess[str]:
         """Run a command from the project's root."""
         return run(*command, cwd=self.path, timeout=timeout, env=self._environment | env)

@@ -260,7 +260,8 @@ def downgrade() -> None:
 )
 
 
-@with_projects("postgresql", ci=["default"])
+@pytest.mark.ci
+@with_projects("default", "postgresql")
 def test_eight_migrate_an_empty_database_at_once(project: Project, copy: Path) -> None:
     plant(SLOW_MIGRATION, copy)
     alembic = (project.path / ".venv/bin/alembic", "upgrade", "head")

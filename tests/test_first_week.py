@@ -44,7 +44,8 @@ def upgrade() -> None:
 """
 
 
-@with_projects("other", ci=["default"])
+@pytest.mark.ci
+@with_projects("default", "other")
 def test_required_setting_breaks_nothing(project: Project, copy: Path) -> None:
     for edit in REQUIRED_SETTING:
         plant(edit, copy)

@@ -371,12 +371,6 @@ def database(
     return installed("other"), {"TEST_DATABASE_URL": EXTERNAL}
 
 
-def test_proofs_hold_in_parallel(database: tuple[Project, dict[str, str]], tmp_path: Path) -> None:
-    project, env = database
-    code, output = prove(project, tmp_path / "copy", "-n", "2", **env)
-    assert code == 0, output
-
-
 @pytest.mark.ci
 def test_proofs_hold_by_four_workers_and_backwards(
     database: tuple[Project, dict[str, str]], tmp_path: Path

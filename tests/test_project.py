@@ -73,7 +73,7 @@ def left_as_it_was(project: Project) -> None:
     assert git("status", "--porcelain", cwd=project.path) == ""
 
 
-@with_projects("default", "other", ci=["core", "postgresql"])
+@with_projects("default", "postgresql", ci=["core", "other"])
 def test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock(
     project: Project, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
@@ -82,8 +82,9 @@ def test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock(
     (tmp_path / "plugins/watch.py").write_text(WATCH, encoding="utf-8")
     waits = tmp_path / "waits.txt"
     waits.touch()
+    parallel = "-n 2" if project.database == "postgresql" else ""
     watched = {
-        "PYTEST_ADDOPTS": "-p watch",
+        "PYTEST_ADDOPTS": f"-p watch {parallel}",
         "PYTHONPATH": str(tmp_path / "plugins"),
         "WATCHED": str(copy.path),
         "WAITS": str(waits),
@@ -99,6 +100,7 @@ def test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock(
     record_property("tried", f"all checks with {project.answers or 'the defaults'}: {passed[0]}")
 
 
+@pytest.mark.ci
 @with_projects("postgresql")
 def test_the_tests_pass_side_by_side(project: Project) -> None:
     said = project.check("uv", "run", "pytest", "-n", "2")
@@ -106,7 +108,7 @@ def test_the_tests_pass_side_by_side(project: Project) -> None:
     assert not re.search(r"\bwarnings?\b", said, re.IGNORECASE), said
 
 
-@with_projects("core", "postgresql", ci=["default"])
+@with_projects("postgresql", ci=["core", "default"])
 def test_the_migrations_lead_to_the_models(project: Project) -> None:
     with project.new_database() as url:
         project.check("uv", "run", "alembic", "upgrade", "head", DATABASE_URL=url)

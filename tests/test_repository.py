@@ -93,6 +93,7 @@ def test_the_types_of_the_tests_agree() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.ci
 def test_the_types_of_the_template_agree_in_place(default_project: Project) -> None:
     # The few modules that hold Jinja are not there, so what they define is of type Any here;
     # rendered projects are checked with them.

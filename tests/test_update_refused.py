@@ -15,7 +15,16 @@ import pytest
 import yaml
 
 from tests.rendering import ROOT, Project, commit_all, git, render
-from tests.updating import FUTURE, PRESENT, append, edit, replace_checks, update
+from tests.sharing import shared
+from tests.updating import (
+    FUTURE,
+    PRESENT,
+    append,
+    edit,
+    make_small_releases,
+    replace_checks,
+    update,
+)
 
 DONE, TAKES_A_PERSON, REFUSED = 0, 1, 2
 
@@ -32,18 +41,25 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="session")
-def original(releases: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def small_releases(releases: Path) -> Path:
+    """The template with few files."""
+    return shared.once("small-releases", lambda place: make_small_releases(releases, place))
+
+
+@pytest.fixture(scope="session")
+def original(small_releases: Path) -> Path:
     """The files of a small project."""
-    directory = tmp_path_factory.mktemp("original") / "project"
-    return render(releases, directory, {"example": False}, PRESENT)
+    return shared.once(
+        "original", lambda place: render(small_releases, place, {"example": False}, PRESENT)
+    )
 
 
 @pytest.fixture
-def pair(releases: Path, original: Path, tmp_path: Path) -> Pair:
+def pair(small_releases: Path, original: Path, tmp_path: Path) -> Pair:
     """A template and a project, for the test to spoil."""
     path = tmp_path / "project"
     shutil.copytree(original, path)
-    return paired(releases, Project(path, {"example": False}))
+    return paired(small_releases, Project(path, {"example": False}))
 
 
 @pytest.fixture

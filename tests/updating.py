@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.rendering import ROOT, Project, commit_all, copy_working_tree, git
+from tests.rendering import ROOT, Project, commit_all, copy_working_tree, files_in, git
 
 RELEASES: dict[str, str] = tomllib.loads((ROOT / "releases.toml").read_text(encoding="utf-8"))
 PRESENT, FUTURE = "v999.0.0", "v1000.0.0"
@@ -37,6 +37,28 @@ def make_releases(directory: Path) -> Path:
     git("commit", "--quiet", "--allow-empty", "--message", "Present", cwd=directory)
     git("tag", PRESENT, cwd=directory)
     release_the_future(directory)
+    return directory
+
+
+# What a project without the example has more of than its update needs: its files would be rendered
+# and merged, one by one.
+NOT_NEEDED = re.compile(
+    r"template/(app/(core|items|users)|tests/(core|harness|isolation|items|openapi|patterns|users))/"
+)
+NEEDED = re.compile(r"/(__init__|health|config|guard|queries|backends)\.py$")
+
+
+def make_small_releases(releases: Path, directory: Path) -> Path:
+    """Make PRESENT and FUTURE with fewer files, for tests of how a project is updated."""
+    git("clone", "--quiet", releases, directory, cwd=releases)
+    git("checkout", "--quiet", "-B", "main", PRESENT, cwd=directory)
+    for tag in (PRESENT, FUTURE):
+        git("read-tree", "--reset", "-u", tag, cwd=directory)
+        for name in files_in(directory):
+            if NOT_NEEDED.match(name) and not NEEDED.search(name):
+                (directory / name).unlink()
+        commit_all(directory, f"A small {tag}")
+        git("tag", "--force", tag, cwd=directory)
     return directory
 
 
