@@ -190,7 +190,7 @@ async def check_that_nothing_is_missed(project: Project, url: str, servers: list
         follower.check()
 
 
-@with_projects("postgresql")
+@with_projects(ci=["postgresql"])
 def test_many_followers_share_a_connection(project: Project, tmp_path: Path) -> None:
     one = {"DATABASE_POOL_SIZE": "1", "DATABASE_MAX_OVERFLOW": "0"}
     with replicas(project, tmp_path, 1, **one) as (url, [server]):

@@ -54,6 +54,7 @@ def test_required_setting_breaks_nothing(project: Project, copy: Path) -> None:
 
 
 @with_projects("core")
+@pytest.mark.ci
 def test_managed_tests_demand_nothing_of_the_application(project: Project, copy: Path) -> None:
     for edit in (NO_STATE, LOG_IN_EVERYWHERE, REFUSE):
         plant(edit, copy)
@@ -80,6 +81,7 @@ TYPE_LEFT = Mutant(
 
 
 @with_projects("postgresql")
+@pytest.mark.ci
 def test_what_a_downgrade_leaves_is_named(project: Project, copy: Path) -> None:
     plant(TYPE_LEFT, copy)
     code, output = run_tests(project, copy, "tests/core/test_migrations.py")
@@ -121,8 +123,11 @@ def forget_example(copy: Path) -> None:
     ("break_it", "reasons"),
     [
         (break_migration, ["syntax error", "migrations/versions/broken.py, line 8"]),
-        (break_lifespan, ["name 'nwo' is not defined", "app/main.py, line"]),
-        (forget_example, ["API_KEY: is missing"]),
+        pytest.param(
+            *(break_lifespan, ["name 'nwo' is not defined", "app/main.py, line"]),
+            marks=pytest.mark.ci,
+        ),
+        pytest.param(forget_example, ["API_KEY: is missing"], marks=pytest.mark.ci),
     ],
 )
 @with_projects("default")

@@ -305,7 +305,6 @@ class Chaos:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("postgresql")
 def test_killed_processes_and_a_restart_of_the_database_lose_no_job(
     deployment: Deployment, record_property: Callable[[str, object], None]
 ) -> None:
@@ -361,7 +360,6 @@ def check(runs: list[list[Any]], clients: Clients, chaos: Chaos) -> int:
     return repeated
 
 
-@pytest.mark.xdist_group("postgresql")
 def test_worker_that_is_told_to_stop_finishes_its_jobs_or_gives_them_back(
     deployment: Deployment,
 ) -> None:

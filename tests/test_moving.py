@@ -181,6 +181,7 @@ async def test_client(client: AsyncClient) -> None:
 
 
 @with_projects("core")
+@pytest.mark.ci
 def test_fixture_of_a_folder_takes_the_place_of_one_for_all(project: Project, copy: Path) -> None:
     folder = copy / "tests/orders"
     folder.mkdir()
@@ -381,6 +382,7 @@ def upgrade() -> None:
 
 
 @with_projects("other")
+@pytest.mark.ci
 def test_missing_extension_names_the_remedy(project: Project, copy: Path) -> None:
     (copy / "migrations/versions/citext.py").write_text(EXTENSION, encoding="utf-8")
     code, output = run_tests(project, copy)
@@ -408,6 +410,7 @@ def downgrade() -> None:
 
 
 @with_projects("other", ci=["core"])
+@pytest.mark.ci
 def test_migrations_are_tested_from_a_revision_on(project: Project, copy: Path) -> None:
     versions = copy / "migrations/versions"
     before = None

@@ -117,8 +117,8 @@ def results_in(report: Path) -> Iterator[Result]:
 @pytest.mark.parametrize(
     "order",
     [
-        "by four workers",
-        pytest.param("in order", marks=pytest.mark.ci),
+        "in order",
+        pytest.param("by four workers", marks=pytest.mark.ci),
         pytest.param("in random order", marks=pytest.mark.slow),
     ],
 )

@@ -131,6 +131,7 @@ def newcomer(project: Project, tmp_path: Path) -> Iterator[Newcomer]:
 
 @pytest.mark.timeout(600)  # runs all checks four times
 @with_projects("default", ci=["other"])
+@pytest.mark.ci
 def test_feature_is_added_by_the_steps_of_the_readme(
     project: Project, newcomer: Newcomer, record_property: Callable[[str, object], None]
 ) -> None:
@@ -196,6 +197,7 @@ def test_model_without_import_and_migration_is_named(project: Project, copy: Pat
 
 
 @with_projects("other", ci=["core"])
+@pytest.mark.ci
 def test_failure_in_a_library_shows_the_lines_of_the_project(project: Project, copy: Path) -> None:
     code, said = run_tests(project, copy, "-x", "tests/orders", "-k", "stores_rows")
     assert code == pytest.ExitCode.TESTS_FAILED

@@ -96,7 +96,15 @@ def test_links_of_the_docs_lead_somewhere() -> None:
         assert (ROOT / "docs" / file).is_file()
 
 
+@with_projects("postgresql")
+def test_every_test_of_the_table_is_there(project: Project) -> None:
+    wanted = sorted({node_id for ids in IN_THE_PROJECT.values() for node_id in ids})
+    code, output = run_tests(project, project.path, "--collect-only", *wanted)
+    assert code == 0, output  # so each is there; tests/test_project.py runs them
+
+
 @with_projects("default")
+@pytest.mark.ci
 def test_every_test_of_the_table_passes(project: Project, tmp_path: Path) -> None:
     wanted = sorted({node_id for ids in IN_THE_PROJECT.values() for node_id in ids})
     code, output = run_tests(project, copied(project, tmp_path / "copy"), "-rA", *wanted)
@@ -106,6 +114,7 @@ def test_every_test_of_the_table_passes(project: Project, tmp_path: Path) -> Non
     assert "skipped" not in output.splitlines()[-1]
 
 
+@pytest.mark.ci
 def test_the_commands_run_the_tests(default_project: Project, tmp_path: Path) -> None:
     readme = (default_project.path / "README.md").read_text(encoding="utf-8")
     signs = {

@@ -107,6 +107,7 @@ def sign_up(url: str) -> str:
 
 @pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 @with_projects("postgresql", ci=["default"])
+@pytest.mark.ci
 def test_no_request_is_cut_off_under_load(project: Project, workers: int, tmp_path: Path) -> None:
     port = free_port()
     with project.new_database() as url:

@@ -40,6 +40,8 @@ SETS = pairwise({name: offered for name, offered in choices().items() if name no
 USUAL = list({(each["database"], each["example"]): each for each in SETS}.values())
 OTHERS = [each for each in SETS if each not in USUAL]
 NEWEST = list(RELEASES)[-1]
+A_FEW_TESTS = "pytest tests/notes tests/core/test_migrations.py"
+"""The team's, and those that import all that there is; CI runs all checks."""
 
 
 def files_in(directory: Path) -> dict[str, str]:
@@ -155,10 +157,10 @@ def files_in_git(path: Path) -> dict[str, str]:
 def test_months_of_work_are_kept_by_this_release_and_by_one_that_touches_everything(
     team: Project,
 ) -> None:
+    replace_checks(team.path, A_FEW_TESTS)
     check_update(team, "--to", PRESENT)
     assert deleted(team.path) == GONE
     commit_all(team.path, "Update")
-    replace_checks(team.path, "true")  # CI runs them
     check_future(team)
 
 
