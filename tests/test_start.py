@@ -13,13 +13,24 @@ WITH_THE_EXAMPLE = {
 }
 IMPORTED = {
     *("alembic", "anyio", "fastapi", "pydantic", "pydantic_settings", "sqlalchemy", "starlette"),
-    *("structlog", "opentelemetry"),
+    *("structlog", "opentelemetry", "pgqueuer"),
 }
 DRIVERS = {"sqlite": {"aiosqlite"}, "postgresql": {"asyncpg"}}
 # A server, a client or a tool for development among them would be one too many.
 NEEDED_BY_THESE = {
     *("_argon2_cffi_bindings", "_cffi_backend", "annotated_doc", "annotated_types", "argon2"),
-    *("attr", "dotenv", "greenlet", "idna", "mako", "markupsafe", "pydantic_core", "pygments"),
+    *(
+        "attr",
+        "croniter",
+        "dateutil",
+        "dotenv",
+        "greenlet",
+        "idna",
+        "mako",
+        "markupsafe",
+        "pydantic_core",
+        "pygments",
+    ),
     *("rich", "sniffio", "tenacity", "typing_extensions", "typing_inspection"),
 }
 LIST = """

@@ -21,7 +21,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from inspect import Parameter, signature
-from typing import Any, Concatenate, Generic, ParamSpec
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec
 
 from opentelemetry import propagate
 from pgqueuer.adapters.inmemory import InMemoryDriver, InMemoryQueries
@@ -39,7 +39,9 @@ from sqlalchemy.orm import Session, SessionTransaction
 
 from app.core.job_driver import ConnectionDriver
 from app.core.job_tables import NAMES
-from app.settings import Settings
+
+if TYPE_CHECKING:  # tests import this module before the environment is set up
+    from app.settings import Settings
 
 P = ParamSpec("P")
 
@@ -54,7 +56,7 @@ class JobContext:
     """What a job works with: a job has no request, and opens its own sessions."""
 
     session_factory: async_sessionmaker[AsyncSession]
-    settings: Settings
+    settings: "Settings"
     state: Mapping[str, Any]
     """What the lifespan yields in app/main.py."""
     attempt: int = 1
