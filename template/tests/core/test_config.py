@@ -7,6 +7,7 @@ from pydantic import SecretStr
 
 from app.core import config
 from app.core.config import ROOT, CoreSettings, ServiceSettings, load_settings
+from app.main import create_app
 
 EXAMPLE = (ROOT / ".env.example").read_text()
 DATABASE_URL = EXAMPLE.split("DATABASE_URL=")[1].splitlines()[0]
@@ -127,8 +128,6 @@ def test_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_service_without_settings_exits_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    from app.main import create_app  # only after the environment is set up
-
     monkeypatch.setenv("ENVIRONMENT", "production")
     with pytest.raises(SystemExit, match="DATABASE_URL: is missing"):
         create_app()
