@@ -10,8 +10,11 @@ from tests.conftest import with_projects
 from tests.mutants import copied
 from tests.rendering import Project, git
 
-MAY_WAIT = ("tests/items/", "tests/core/test_worker.py")
-"""Tests of streams that end by the clock, and of what another process does, which tells nobody."""
+MAY_WAIT = (
+    "tests/items/",
+    *(f"tests/core/test_{name}.py" for name in ("jobs", "notifications", "worker")),
+)
+"""Tests of streams and schedules that go by the clock, and of what another process does."""
 
 # Writes down which tests waited for a clock: a timer of the event loop that went off, or a sleep.
 # What limits the time of a test may go off on a slow machine; nobody waits for that.
