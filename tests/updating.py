@@ -30,14 +30,19 @@ def make_releases(directory: Path) -> Path:
 
     PRESENT is the working tree, FUTURE a release after it that touches all that it may.
     """
+    make_clone(directory)
+    git("tag", PRESENT, cwd=directory)
+    release_the_future(directory)
+    return directory
+
+
+def make_clone(directory: Path) -> None:
+    """Make a repository of the template with its recorded releases, and the working tree."""
     git("clone", "--quiet", "--no-tags", "--no-checkout", ROOT, directory, cwd=ROOT)
     for tag, commit in RELEASES.items():
         git("tag", tag, commit, cwd=directory)
     copy_working_tree(directory)
     git("commit", "--quiet", "--allow-empty", "--message", "Present", cwd=directory)
-    git("tag", PRESENT, cwd=directory)
-    release_the_future(directory)
-    return directory
 
 
 # What a project without the example has more of than its update needs: its files would be rendered

@@ -1,0 +1,40 @@
+"""The tutorial works: its commands and snippets are executed in order, from its own text."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import PROJECTS
+from tests.documents import Reader, blocks_of
+from tests.rendering import Project, git, new_directory
+from tests.serving import free_port
+from tests.updating import make_clone
+
+PAGE = "docs/tutorial.md"
+
+
+@pytest.mark.timeout(900)  # runs all tests and all checks, twice
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("default", marks=pytest.mark.xdist_group("default")),
+        pytest.param("postgresql", marks=[pytest.mark.xdist_group("postgresql"), pytest.mark.slow]),
+    ],
+)
+def test_the_tutorial_works(
+    name: str,
+    installed: Callable[[str], Project],
+    record_property: Callable[[str, object], None],
+) -> None:
+    database = str(PROJECTS[name].get("database", "sqlite"))
+    with new_directory("tutorial") as directory:
+        make_clone(directory / "copier-fastapi-async")
+        env = {"UV_PROJECT_ENVIRONMENT": str(installed(name).path / ".venv")}
+        if database == "postgresql":  # on a port that is free
+            address = f"postgres:postgres@localhost:{free_port()}"
+            env["DATABASE_URL"] = f"postgresql+asyncpg://{address}/my-service"
+        with Reader(directory, database, env) as reader:
+            reader.follow(blocks_of(PAGE))
+        said = git("log", "--format=%s", cwd=directory / "my-service").splitlines()
+        assert said == ["Update to v99.0.0", "Add bookmarks", "Render the template"]
+    record_property("tried", f"the tutorial with {database}: {reader.commands} commands")
