@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -120,9 +121,8 @@ class Reader:
         if block.directives["server"] == "http":
             port = free_port()
             words = [*command.split(), "--port", str(port)]
-            self._servers.enter_context(
-                serving(*words, cwd=self.cwd, port=port, log=log, env={**os.environ, **self.env})
-            )
+            with serving(*words, cwd=self.cwd, port=port, log=log, env={**os.environ, **self.env}):
+                pass  # it has answered; the page says to stop it
         else:
             process = subprocess.Popen(
                 command.split(),
@@ -156,8 +156,8 @@ class Reader:
 
 def stop(process: subprocess.Popen[str]) -> None:
     """Stop a server as Ctrl-C does, and wait until it has ended."""
-    process.send_signal(2)
-    process.wait(30)
+    os.killpg(process.pid, signal.SIGINT)
+    process.communicate(timeout=30)
 
 
 def commands_of(block: Block) -> list[str]:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.rendering import QUESTIONS, ROOT, Project, git, run
+from tests.rendering import ROOT, Project, git, run
+from tests.updating import make_clone
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -30,27 +31,29 @@ def test_the_readmes_test_command_is_the_one_that_ci_runs() -> None:
     assert os.access(ROOT / ".ci/run", os.X_OK)
 
 
-def test_the_readmes_first_command_renders_and_tests_a_service() -> None:
+@pytest.mark.slow
+def test_the_readmes_first_command_works(tmp_path: Path) -> None:
     [command] = [block.strip() for block in blocks("sh") if "copier copy --defaults" in block]
     assert "\n" not in command
-    assert command.startswith("python3 -m pip install uv && ")
-    assert command.endswith("pytest")
+    clone, environment = tmp_path / "copier-fastapi-async", tmp_path / "environment"
+    make_clone(clone)
+    assert run(sys.executable, "-m", "venv", environment, cwd=tmp_path).returncode == 0
+    path = f"{environment / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = run("sh", "-c", command, cwd=clone, timeout=500, env={"PATH": path})
+    assert done.returncode == 0, done.stdout
+    assert (tmp_path / "my-service/uv.lock").exists()
 
 
-def test_the_readme_shows_files_that_are_rendered(rendered: Callable[..., Path]) -> None:
+def test_the_documentation_shows_files_that_are_rendered(rendered: Callable[..., Path]) -> None:
     project = rendered()
-    [tree] = [block for block in blocks("text") if block.startswith("my-service/")]
+    home = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    [tree] = re.findall(r"^```text\n(my-service/.*?)^```", home, re.MULTILINE | re.DOTALL)
     parents = [project]
     for line in tree.splitlines()[1:]:
         depth = len(re.match(r"[│├└─ \u00a0]*", line)[0]) // 4  # type: ignore[index]
         name = line.split("─ ")[1].split()[0]
         parents[depth:] = [parents[depth - 1] / name]
         assert parents[depth].exists(), line
-
-
-def test_the_readme_names_every_question() -> None:
-    for name in QUESTIONS:
-        assert f"`{name}`" in README
 
 
 def test_no_lock_and_no_machine_is_in_the_repository() -> None:

@@ -1,0 +1,150 @@
+"""The documentation does what it says: its snippets and commands run, or say why they do not."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from _pytest.mark import ParameterSet
+
+from tests.conftest import PROJECTS
+from tests.documents import Block, Reader, blocks_of, pages, read_blocks
+from tests.mutants import copied, run_tests
+from tests.rendering import ROOT, Project, commit_all, git, render
+from tests.serving import free_port
+from tests.updating import edit, make_clone
+
+HOW_TO = sorted(
+    page.relative_to(ROOT).as_posix()
+    for page in (ROOT / "docs/how-to").glob("*.md")
+    if "```" in page.read_text(encoding="utf-8")
+)
+# Executed from their own text, by the tests below and by test_tutorial.py.
+EXECUTED = {"docs/tutorial.md", *HOW_TO}
+SHOWN_ONLY = {"text", "json", "mermaid"}
+
+
+def is_accounted_for(block: Block) -> bool:
+    """Whether a block is run, by a test that is there, or says why not."""
+    if block.directives.get("not run"):
+        return True
+    if by := block.directives.get("run by"):
+        file, _, test = by.partition("::")
+        return f"def {test}(" in (ROOT / file).read_text(encoding="utf-8")
+    return block.page in EXECUTED
+
+
+@pytest.mark.parametrize("page", list(pages()))
+def test_every_snippet_is_run_or_says_why_not(page: str) -> None:
+    forgotten = [
+        block.where
+        for block in blocks_of(page)
+        if block.language not in SHOWN_ONLY and not is_accounted_for(block)
+    ]
+    assert forgotten == []
+
+
+def test_forgotten_snippet_is_found() -> None:
+    [block] = read_blocks("```sh\nrm -rf /\n```\n", "README.md")
+    assert not is_accounted_for(block)
+    [block] = read_blocks("<!-- not run: never -->\n```sh\nrm -rf /\n```\n", "README.md")
+    assert is_accounted_for(block)
+    [block] = read_blocks("<!-- run by: tests/conftest.py::no -->\n```sh\nls\n```\n", "README.md")
+    assert not is_accounted_for(block)
+
+
+IMPORTS = """
+import asyncio
+
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.users.models import User
+from tests.http_client import AsyncClient
+
+ADA = {"email": "ada@example.com", "password": "correct horse battery"}
+"""
+
+
+@pytest.mark.xdist_group("default")
+def test_the_tests_on_the_first_pages_pass(default_project: Project, tmp_path: Path) -> None:
+    """Those of README.md and docs/isolation.md, which leave out their imports."""
+    copy = copied(default_project, tmp_path / "copy")
+    this = "tests/test_documents.py::test_the_tests_on_the_first_pages_pass"
+    shown = [
+        block
+        for page in ("README.md", "docs/isolation.md")
+        for block in blocks_of(page)
+        if block.directives.get("run by") == this
+    ]
+    assert {block.page for block in shown} == {"README.md", "docs/isolation.md"}
+    text = "\n\n".join([IMPORTS, *(block.text for block in shown)])
+    (copy / "tests/test_shown.py").write_text(text, encoding="utf-8")
+    code, said = run_tests(default_project, copy, "tests/test_shown.py")
+    assert code == 0, said
+    assert f"{text.count('async def test_')} passed" in said
+
+
+# ---- How-to: each page is followed in a project with the example ----
+
+# In an environment of their own, which they change.
+CHANGING = {"docs/how-to/delete-the-example.md", "docs/how-to/sqlite-to-postgresql.md"}
+ONLY = {
+    "docs/how-to/postgresql-without-docker.md": "postgresql",
+    "docs/how-to/sqlite-to-postgresql.md": "default",
+}
+# An update runs all checks, here with few of the tests.
+FEW = "-k 'test_health or items' --cov-fail-under=0"
+
+
+def cases() -> Iterator[ParameterSet]:
+    """Each page with each database: by default on one of them, and what takes long not at all."""
+    for page in HOW_TO:
+        for name in ("default", "postgresql"):
+            if ONLY.get(page, name) == name:
+                is_slow = page in CHANGING or name != ONLY.get(page, "default")
+                marks = [pytest.mark.xdist_group(name), *is_slow * [pytest.mark.slow]]
+                yield pytest.param(name, page, marks=marks, id=f"{Path(page).stem}-{name}")
+
+
+@pytest.fixture(scope="session")
+def clone(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone of the template, as a user has it."""
+    directory = tmp_path_factory.mktemp("clone") / "copier-fastapi-async"
+    make_clone(directory)
+    git("branch", "present", cwd=directory)
+    return directory
+
+
+def release(clone: Path) -> None:
+    """Make a release that allows longer lines, unless it was made."""
+    if "v99.0.0" not in git("tag", cwd=clone):
+        edit(clone / "template/ruff.toml", "^line-length = 100$", "line-length = 110")
+        commit_all(clone, "Allow longer lines")
+        git("tag", "v99.0.0", cwd=clone)
+
+
+@pytest.mark.parametrize(("name", "page"), list(cases()))
+def test_the_page_can_be_followed(
+    name: str,
+    page: str,
+    clone: Path,
+    installed: Callable[[str], Project],
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
+) -> None:
+    project = installed(name)
+    service = render(clone, tmp_path / "my-service", PROJECTS[name], "present")
+    shutil.copy(project.path / "uv.lock", service)
+    commit_all(service, "Start")
+    env = {} if page in CHANGING else {"UV_PROJECT_ENVIRONMENT": str(project.path / ".venv")}
+    if "scripts/update.py" in (ROOT / page).read_text(encoding="utf-8"):
+        release(clone)
+        env["PYTEST_ADDOPTS"] = FEW
+    if name == "postgresql":  # on a port that is free
+        server = f"postgres:postgres@localhost:{free_port()}"
+        env["DATABASE_URL"] = f"postgresql+asyncpg://{server}/my-service"
+    with Reader(service, project.database, env) as reader:
+        reader.follow([block for block in blocks_of(page) if "run by" not in block.directives])
+    record_property("tried", f"{page} with {project.database}: {reader.commands} commands")
