@@ -140,12 +140,12 @@ def draw_fixtures() -> str:
         drawing.box(x, y, width, height, SESSION if fixtures[name].is_shared else FUNCTION)
         drawing.text(x + width / 2, y + 22, name)
     legend = drawing.height - 22
-    for x, color, words in (
+    for at, color, words in (
         (200, SESSION, "once per run and worker"),
         (430, FUNCTION, "once per test"),
     ):
-        drawing.box(x, legend - 11, 14, 14, color)
-        drawing.text(x + 22, legend, words, FAINT, "start")
+        drawing.box(at, legend - 11, 14, 14, color)
+        drawing.text(at + 22, legend, words, FAINT, "start")
     return drawing.svg()
 
 
@@ -193,8 +193,8 @@ def draw_transactions() -> str:
     drawing.box(x(0.3), top, unit * 11.2, 30, "#39415a")
     drawing.text(x(0.3) + 10, top + 20, "BEGIN", TEXT, "start")
     drawing.text(x(11.5) - 10, top + 20, "ROLLBACK", RED, "end")
-    for lane, begin, end, how, words in SPANS:
-        y = top + row * lane
+    for place, begin, end, how, words in SPANS:
+        y = top + row * place
         drawing.line(f"M{x(begin):g} {top + 30} V{y}", dashed=True)
         drawing.box(
             x(begin), y, unit * (end - begin), 30, FUNCTION if how != "rollback" else "#6d3f45"

@@ -180,7 +180,7 @@ def compare(block: Block, said: str) -> None:
 
 
 def pages() -> Iterator[str]:
-    """Name all pages: the README, CONTRIBUTING and the documentation."""
-    yield from ("README.md", "CONTRIBUTING.md")
+    """Name all pages: those of the repository's root, and the documentation."""
+    yield from ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
     for page in sorted((ROOT / "docs").rglob("*.md")):
         yield page.relative_to(ROOT).as_posix()

@@ -45,7 +45,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         attributes = dict(attrs)
-        self.anchors |= {attributes["id"]} if attributes.get("id") else set()
+        self.anchors.add(attributes.get("id") or "")
         if tag == "a" and attributes.get("href"):
             self.links.append(str(attributes["href"]))
         if tag in {"script", "img", "link"}:
