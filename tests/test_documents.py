@@ -8,7 +8,7 @@ import pytest
 from _pytest.mark import ParameterSet
 
 from tests.conftest import PROJECTS
-from tests.documents import Block, Reader, blocks_of, pages, read_blocks
+from tests.documents import Block, Reader, blocks_of, commands_of, pages, read_blocks
 from tests.mutants import copied, run_tests
 from tests.rendering import ROOT, Project, commit_all, git, render
 from tests.serving import free_port
@@ -67,7 +67,6 @@ ADA = {"email": "ada@example.com", "password": "correct horse battery"}
 """
 
 
-@pytest.mark.xdist_group("default")
 def test_the_tests_on_the_first_pages_pass(default_project: Project, tmp_path: Path) -> None:
     """Those of README.md and docs/isolation.md, which leave out their imports."""
     copy = copied(default_project, tmp_path / "copy")
@@ -99,18 +98,18 @@ FEW = "-k 'test_health or items' --cov-fail-under=0"
 
 
 def cases() -> Iterator[ParameterSet]:
-    """Each page with each database: by default on one of them, and what takes long not at all."""
+    """Each page with each database: for CI with one of them, the rest for releases."""
     for page in HOW_TO:
         for name in ("default", "postgresql"):
             if ONLY.get(page, name) == name:
                 is_slow = page in CHANGING or name != ONLY.get(page, "default")
-                marks = [pytest.mark.xdist_group(name), *is_slow * [pytest.mark.slow]]
-                yield pytest.param(name, page, marks=marks, id=f"{Path(page).stem}-{name}")
+                mark = pytest.mark.slow if is_slow else pytest.mark.ci
+                yield pytest.param(name, page, marks=mark, id=f"{Path(page).stem}-{name}")
 
 
 @pytest.fixture(scope="session")
 def clone(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the template, as a user has it."""
+    """A clone of the template, as a user has it; its branch `present` has no later release."""
     directory = tmp_path_factory.mktemp("clone") / "copier-fastapi-async"
     make_clone(directory)
     git("branch", "present", cwd=directory)
@@ -148,3 +147,38 @@ def test_the_page_can_be_followed(
     with Reader(service, project.database, env) as reader:
         reader.follow([block for block in blocks_of(page) if "run by" not in block.directives])
     record_property("tried", f"{page} with {project.database}: {reader.commands} commands")
+
+
+# ---- The README of a project ----
+
+# Which test runs each of its commands, or why none does.
+COMMANDS = {
+    "uv run poe database": "tests/test_tutorial.py::test_the_tutorial_works",
+    "uv run alembic upgrade head": "tests/test_tutorial.py::test_the_tutorial_works",
+    "uv run fastapi dev": "tests/test_tutorial.py::test_the_tutorial_works",
+    "uv run pytest": "tests/test_patterns.py::test_the_commands_run_the_tests",
+    "uv run poe check": "tests/test_tutorial.py::test_the_tutorial_works",
+    "uv run poe format": "tests/test_tutorial.py::test_the_tutorial_works",
+    "uv run poe audit": "not run: it asks osv.dev",
+    "uv run alembic revision": "tests/test_tutorial.py::test_the_tutorial_works",
+    "uv run scripts/update.py --dry-run": "tests/test_documents.py::test_the_page_can_be_followed",
+    "uv run scripts/update.py": "tests/test_documents.py::test_the_page_can_be_followed",
+    "cp .env.example .env": "not run: it prepares the next command",
+    "docker compose up": "not run: it needs a container engine",
+}
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_every_command_of_a_projects_readme_is_run_or_says_why_not(
+    rendered: Callable[..., Path], database: str
+) -> None:
+    readme = (rendered(database=database) / "README.md").read_text(encoding="utf-8")
+    blocks = read_blocks(readme, "README.md")
+    assert {block.language for block in blocks} == {"sh", "text"}
+    said = [line for block in blocks if block.language == "sh" for line in commands_of(block)]
+    assert len(said) > len(COMMANDS) - 2
+    for line in said:
+        [run_by, *_] = [value for name, value in COMMANDS.items() if line.startswith(name)]
+        file, _, test = run_by.partition("::")
+        is_run = test and f"def {test}" in (ROOT / file).read_text(encoding="utf-8")
+        assert is_run or run_by.startswith("not run: "), line

@@ -18,8 +18,8 @@ FEW = "-k 'bookmarks or test_migrations or test_document or test_health' --cov-f
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("default", marks=pytest.mark.xdist_group("default")),
-        pytest.param("postgresql", marks=[pytest.mark.xdist_group("postgresql"), pytest.mark.slow]),
+        pytest.param("default", marks=pytest.mark.ci),
+        pytest.param("postgresql", marks=pytest.mark.slow),
     ],
 )
 def test_the_tutorial_works(
