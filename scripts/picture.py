@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs/images/first-run.svg"
 WIDTH = 96
 FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # from another host
-SAME_COLOR = re.compile(r"\x1b\[0m\x1b\[32m(?=\.)")  # of one dot, and of the next one
+SAME_COLOR = re.compile(r"(?<=\.)\x1b\[0m\x1b\[32m(?=\.)")  # of one dot, and of the next one
 # What is printed as it was run, with shorter paths.
 COMMANDS = [
     ("uvx copier copy --defaults ADDRESS my-service", ["uvx", "copier", "copy", "--defaults"]),

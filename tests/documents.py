@@ -170,7 +170,7 @@ def compare(block: Block, said: str) -> None:
     """Compare what a page shows with what was printed: its lines, in order; ... is anything."""
     position = 0
     for line in block.text.splitlines():
-        wanted = [re.escape(part.strip()) for part in line.split("...")]
+        wanted = [re.sub(r"(\\ )+", " +", re.escape(part.strip())) for part in line.split("...")]
         pattern = re.compile(r"[^\n]*?".join(wanted))
         if not any(wanted):
             continue

@@ -189,7 +189,7 @@ def test_an_archive_renders_and_says_that_it_cannot_update(
     project = tmp_path / "my-service"
     done = copy(tmp_path / "archive", project)
     assert done.returncode == 0, done.stdout
-    assert "Updates will not work: this copy of the template has no version" in done.stdout
+    assert "Updates will not work, because this copy of the template has no version" in done.stdout
     made, expected = contents(project), contents(rendered())
     assert "_commit" not in yaml.safe_load(made.pop(".copier-answers.yml"))
     assert "_commit" in yaml.safe_load(expected.pop(".copier-answers.yml"))

@@ -62,7 +62,7 @@ def test_choices_are_picked_with_the_arrow_keys(interview: Callable[..., Intervi
     kept = person.answers()
     assert (kept["license"], kept["database"]) == ("BSD-3-Clause", "postgresql")
     assert (kept["example"], kept["ci"]) == (False, "gitlab")
-    assert "\n    uv run poe database        (in a terminal of its own)\n" in shown
+    assert "\n    uv run poe database        (in a separate terminal)\n" in shown
 
 
 @pytest.mark.parametrize(

@@ -40,5 +40,5 @@ def test_the_tutorial_works(
         with Reader(directory, database, env) as reader:
             reader.follow(blocks_of(PAGE))
         said = git("log", "--format=%s", cwd=directory / "my-service").splitlines()
-        assert said == ["Update to v99.0.0", "Add bookmarks", "Render the template"]
+        assert said == ["Update the template to v99.0.0", "Add bookmarks", "Render the template"]
     record_property("tried", f"the tutorial with {database}: {reader.commands} commands")
