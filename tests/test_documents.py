@@ -55,12 +55,15 @@ def test_forgotten_snippet_is_found() -> None:
 
 IMPORTS = """
 import asyncio
+from unittest.mock import AsyncMock
 
 import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.users.jobs import send_welcome
 from app.users.models import User
+from tests.harness.jobs import JobQueue
 from tests.http_client import AsyncClient
 
 ADA = {"email": "ada@example.com", "password": "correct horse battery"}
@@ -68,16 +71,16 @@ ADA = {"email": "ada@example.com", "password": "correct horse battery"}
 
 
 def test_the_tests_on_the_first_pages_pass(default_project: Project, tmp_path: Path) -> None:
-    """Those of README.md and docs/isolation.md, which leave out their imports."""
+    """Those of pages which leave out their imports."""
     copy = copied(default_project, tmp_path / "copy")
     this = "tests/test_documents.py::test_the_tests_on_the_first_pages_pass"
     shown = [
         block
-        for page in ("README.md", "docs/isolation.md")
+        for page in ("README.md", "docs/isolation.md", "docs/jobs.md")
         for block in blocks_of(page)
         if block.directives.get("run by") == this
     ]
-    assert {block.page for block in shown} == {"README.md", "docs/isolation.md"}
+    assert {block.page for block in shown} == {"README.md", "docs/isolation.md", "docs/jobs.md"}
     text = "\n\n".join([IMPORTS, *(block.text for block in shown)])
     (copy / "tests/test_shown.py").write_text(text, encoding="utf-8")
     code, said = run_tests(default_project, copy, "tests/test_shown.py")
