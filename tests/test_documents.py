@@ -163,6 +163,7 @@ COMMANDS = {
     "uv run poe check": "tests/test_tutorial.py::test_the_tutorial_works",
     "uv run poe format": "tests/test_tutorial.py::test_the_tutorial_works",
     "uv run poe audit": "not run: it asks osv.dev",
+    "uv run poe worker": "not run: tests/test_jobs.py starts workers in another way",
     "uv run alembic revision": "tests/test_tutorial.py::test_the_tutorial_works",
     "uv run scripts/update.py --dry-run": "tests/test_documents.py::test_the_page_can_be_followed",
     "uv run scripts/update.py": "tests/test_documents.py::test_the_page_can_be_followed",

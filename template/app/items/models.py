@@ -1,4 +1,4 @@
-"""What is stored of an item."""
+"""The models of an item."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -41,7 +41,7 @@ class Item(Base):
         )
     )
     created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
-    # Async code cannot load on access: a query that forgets the tags fails, with one or many.
+    # Async code cannot lazy-load: every query that forgets the tags fails.
     tags: Mapped[list["Tag"]] = relationship(
         back_populates="item", cascade="all, delete-orphan", order_by="Tag.name", lazy="raise"
     )

@@ -1,4 +1,4 @@
-"""What goes in and out of the items' endpoints."""
+"""The request and response bodies of the items' endpoints."""
 
 from datetime import datetime
 from decimal import Decimal
@@ -14,7 +14,7 @@ from app.items.models import ItemEventKind, ItemStatus
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Description = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
-# In JSON a string, as no client rounds it: "9.50".
+# In JSON it is a string, so that no client rounds it: "9.50".
 Amount = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:.2f}", return_type=str)]
 
 

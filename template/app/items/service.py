@@ -1,4 +1,4 @@
-"""What can be done with items. Followers are told of it when it is committed."""
+"""The operations on items. Followers are told about changes when they are committed."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ OLDEST_FIRST = Keyset(Item.id)
 
 
 class ItemNotFoundError(ProblemError):
-    """The user has no such item; others may."""
+    """The user has no such item, but others may."""
 
     status_code = status.HTTP_404_NOT_FOUND
     type = "urn:problem-type:item-not-found"

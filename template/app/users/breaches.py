@@ -17,7 +17,7 @@ ATTEMPTS = 3
 
 
 class BreachesUnknownError(Exception):
-    """The API was not reached, or answered with something else than hashes."""
+    """The API was not reached, or its response did not contain hashes."""
 
 
 class Breaches:
@@ -27,7 +27,7 @@ class Breaches:
         self._client = client
 
     async def contain(self, password: str) -> bool:
-        """Say whether the password is known. Raises BreachesUnknownError."""
+        """Return whether the password is known. Raises BreachesUnknownError."""
         digest = hashlib.sha1(password.encode(), usedforsecurity=False).hexdigest().upper()
         try:
             answer = await self._get(f"/range/{digest[:5]}")
@@ -37,7 +37,7 @@ class Breaches:
             raise BreachesUnknownError(repr(error)) from error
 
     async def _get(self, path: str) -> str:
-        """Return the API's answer, after several attempts where need be. Raises HTTPError."""
+        """Return the response of the API, after several attempts if necessary. Raises HTTPError."""
         async for attempt in stamina.retry_context(on=may_pass, attempts=ATTEMPTS):
             with attempt:
                 response = await self._client.get(path)
@@ -46,7 +46,7 @@ class Breaches:
 
 
 def may_pass(error: Exception) -> bool:
-    """Say whether another attempt may go well: after a timeout, a lost connection, a 5xx."""
+    """Return whether another attempt may succeed: after a timeout, a lost connection, or a 5xx."""
     if isinstance(error, HTTPStatusError):
         return error.response.is_server_error
     return isinstance(error, TransportError)
@@ -56,7 +56,7 @@ def may_pass(error: Exception) -> bool:
 async def open_breaches(
     settings: Settings, transport: AsyncBaseTransport | None = None
 ) -> AsyncIterator[Breaches | None]:
-    """Open the client; None where the settings name no API. Tests replace the transport."""
+    """Open the client, or yield None if the settings name no API. Tests replace the transport."""
     if settings.breaches_url is None:
         yield None
         return

@@ -1,4 +1,4 @@
-"""What endpoints ask for: the user who calls, and what the lifespan has opened for all requests."""
+"""The dependencies of endpoints: the current user, and what the lifespan has opened."""
 
 from typing import Annotated
 
@@ -39,7 +39,7 @@ AccessTokenDep = Annotated[AccessToken, Depends(get_access_token)]
 
 
 async def get_current_user(access_token: AccessTokenDep, session: SessionDep) -> User:
-    """Return the user whose token the request carries. Raises InvalidTokenError."""
+    """Return the user of the request's token. Raises InvalidTokenError."""
     user = await session.get(User, access_token.user_id)
     if user is None:
         raise InvalidTokenError
@@ -59,7 +59,7 @@ BreachesDep = Annotated[Breaches | None, Depends(get_breaches)]
 
 
 async def get_passwords(connection: HTTPConnection) -> Passwords:
-    """Return what hashes the application's passwords."""
+    """Return the password hasher of the application."""
     passwords: Passwords = connection.state.passwords
     return passwords
 
@@ -68,7 +68,7 @@ PasswordsDep = Annotated[Passwords, Depends(get_passwords)]
 
 
 async def get_log_in_limits(connection: HTTPConnection) -> LogInLimits:
-    """Return what counts the application's log-ins."""
+    """Return the log-in limits of the application."""
     limits: LogInLimits = connection.state.log_in_limits
     return limits
 

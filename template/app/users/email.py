@@ -1,4 +1,4 @@
-"""E-mail: by SMTP where the settings name a server, else to the terminal of a developer."""
+"""E-mail: by SMTP if the settings name a server, or printed in development."""
 
 import sys
 from abc import ABC, abstractmethod
@@ -25,7 +25,7 @@ class EmailSender(ABC):
 
 
 class ConsoleSender(EmailSender):
-    """Prints e-mail, for development. Not to the log, where no address and no text belongs."""
+    """Prints e-mail in development. Logs must not contain addresses and texts."""
 
     async def send(self, to: str, subject: str, text: str) -> None:
         """Print the e-mail."""
@@ -34,7 +34,7 @@ class ConsoleSender(EmailSender):
 
 
 class NoSender(EmailSender):
-    """Sends nothing: where the service is deployed, and the settings name no server."""
+    """Sends nothing, because the service is deployed and the settings name no server."""
 
     async def send(self, to: str, subject: str, text: str) -> None:
         """Raise EmailNotSentError."""
@@ -42,7 +42,7 @@ class NoSender(EmailSender):
 
 
 class SmtpSender(EmailSender):
-    """Hands e-mail to the SMTP server that the settings name."""
+    """Sends e-mail through the SMTP server in the settings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings

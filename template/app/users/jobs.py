@@ -1,4 +1,4 @@
-"""What happens after a sign-up, and survives a crash."""
+"""The jobs of users: work that happens after a sign-up and survives a crash."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,4 @@
-"""How often somebody may try to log in: for each account, and for each client.
+"""Limits how often somebody may try to log in: for each account, and for each client.
 
 Each process counts for itself, in memory: with several of them, a client gets as many attempts
 from each. Behind a proxy, let the server read the client's address from its headers
@@ -53,7 +53,7 @@ class Attempts:
 
 
 class LogInLimits:
-    """The attempts to log in, as often as the settings allow. The application has one of these."""
+    """The log-in limits of the settings. The application has one instance."""
 
     def __init__(self, settings: Settings) -> None:
         self._of_accounts = Attempts(settings.log_ins_per_account)

@@ -1,4 +1,4 @@
-"""What is stored of a user."""
+"""The model of a user."""
 
 from datetime import UTC, datetime
 

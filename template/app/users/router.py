@@ -1,4 +1,4 @@
-"""The users' endpoints: sign up, log in, who am I?"""
+"""The users' endpoints: sign up, log in, and read one's own account."""
 
 from typing import Annotated
 

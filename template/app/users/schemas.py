@@ -1,4 +1,4 @@
-"""What goes in and out of the users' endpoints."""
+"""The request and response bodies of the users' endpoints."""
 
 from datetime import datetime
 from typing import Annotated, Literal

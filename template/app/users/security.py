@@ -17,7 +17,7 @@ CLAIMS = ["iss", "aud", "sub", "iat", "exp"]
 
 
 class Passwords:
-    """Hashes passwords at the cost that the settings name, in threads: argon2 blocks the loop.
+    """Hashes passwords at the cost in the settings. Uses threads: argon2 blocks the event loop.
 
     Only `argon2_concurrency` at once, however many log in: each hash takes `argon2_memory_kib`.
     The application has one of these, which its lifespan opens.
@@ -36,7 +36,7 @@ class Passwords:
         return await to_thread.run_sync(self._password_hash.hash, password, limiter=self.limiter)
 
     async def verify(self, password: str, password_hash: str | None) -> bool:
-        """Say whether `password` is the one that was hashed.
+        """Return whether `password` is the one that was hashed.
 
         Without a hash, as for an unknown account, it takes as long and is False:
         the time of the answer must not tell which addresses have an account.
@@ -49,7 +49,7 @@ class Passwords:
         )
 
     def is_outdated(self, password_hash: str) -> bool:
-        """Say whether the hash was made at another cost than the settings name."""
+        """Return whether the hash was made at a different cost than the settings require."""
         return self._hasher.check_needs_rehash(password_hash)
 
 
@@ -75,7 +75,7 @@ def create_access_token(user_id: int, settings: Settings) -> str:
 
 
 def read_access_token(token: str, settings: Settings) -> AccessToken | None:
-    """Return what the token says; None when it is expired, forged, malformed or no access token."""
+    """Return what the token says, or None if it is expired, forged or no access token."""
     try:
         decoded = jwt.decode_complete(
             token,

@@ -1,4 +1,4 @@
-"""What can be done with users."""
+"""The operations on users."""
 
 import logging
 
@@ -59,7 +59,7 @@ async def sign_up(
 
 
 async def is_breached(password: str, breaches: Breaches | None) -> bool:
-    """Say whether the password is known from a data breach; not, where nobody can tell."""
+    """Return whether the password is known from a data breach; False if nobody can tell."""
     try:
         return breaches is not None and await breaches.contain(password)
     except BreachesUnknownError:
@@ -68,7 +68,7 @@ async def is_breached(password: str, breaches: Breaches | None) -> bool:
 
 
 async def authenticate(session: AsyncSession, data: LogIn, passwords: Passwords) -> User | None:
-    """Return the user whose address and password these are, or None."""
+    """Return the user with this address and password, or None."""
     user = None
     if "\0" not in data.username:  # PostgreSQL takes none in a text
         user = await session.scalar(select(User).where(User.email == data.username.lower()))
@@ -81,7 +81,7 @@ async def authenticate(session: AsyncSession, data: LogIn, passwords: Passwords)
 async def renew_hash(
     user_id: int, password: str, passwords: Passwords, factory: async_sessionmaker[AsyncSession]
 ) -> None:
-    """Hash the password again, at the cost that the settings name today.
+    """Hash the password again, at the cost in the current settings.
 
     For a background task: the response is sent and its session closed, so this has its own. If it
     is lost, nothing happens: the next log-in does it. What must not be lost is a job.

@@ -7,11 +7,11 @@ from app.items.models import Item, Tag
 
 
 class ItemFactory(SQLAlchemyFactory[Item]):
-    """Makes items; whose, a test says itself: `await item_factory.create_async(owner_id=...)`."""
+    """Creates items. A test names the owner: `await item_factory.create_async(owner_id=...)`."""
 
     __random_seed__ = 1
     __set_primary_key__ = False  # the database counts, random ids would collide
 
     owner_id = Require()
-    # Made up, a tag would have an item, which would have tags, and so on.
+    # polyfactory would give each tag an item, which would have tags, and so on.
     tags = Use(list[Tag])

@@ -1,4 +1,4 @@
-"""Fixtures around items: who owns them, and what they are made by."""
+"""Fixtures for items: their owners, and their factory."""
 
 import pytest
 from fastapi import FastAPI
@@ -15,7 +15,7 @@ from tests.users.fixtures import ClientFor
 
 @pytest.fixture
 async def owner(user_factory: type[UserFactory]) -> User:
-    """A user, whom the tests' items belong to."""
+    """A user who owns the items of the tests."""
     return await user_factory.create_async()
 
 
@@ -40,7 +40,7 @@ async def stranger_client(client_for: ClientFor, stranger: User) -> AsyncClient:
 @pytest.fixture
 def item_factory(db_session: AsyncSession, monkeypatch: pytest.MonkeyPatch) -> type[ItemFactory]:
     """The factory of items. What `create_async` makes is in the test's database, committed."""
-    # An attribute of the class, which would outlive the test.
+    # It is an attribute of the class, so it would outlive the test.
     monkeypatch.setattr(ItemFactory, "__async_session__", db_session)
     return ItemFactory
 

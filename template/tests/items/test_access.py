@@ -1,4 +1,4 @@
-"""Who gets in: every operation of the API, called by everybody."""
+"""Access control: every operation of the API, called by every kind of caller."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ class Answers(NamedTuple):
     owner: int
     stranger: int
     others: int
-    """Nobody, and whoever sends a token that is not valid."""
+    """Callers without a token, or with one that is not valid."""
 
 
 # If you add an operation to one of these routers, add a line here. The last one deletes the item.
@@ -70,7 +70,7 @@ async def item(owner: User, item_factory: type[ItemFactory]) -> Item:
 
 @pytest.fixture
 async def owner(user_factory: type[UserFactory]) -> User:
-    """The user whose address REQUESTS has."""
+    """The user with the address in REQUESTS."""
     return await user_factory.create_async(email="owner@example.com")
 
 
@@ -78,7 +78,7 @@ async def owner(user_factory: type[UserFactory]) -> User:
 async def tokens(
     owner: User, user_factory: type[UserFactory], db_session: AsyncSession, settings: Settings
 ) -> dict[str, str]:
-    """A token of each caller; the invalid ones are the owner's but for one thing."""
+    """A token for each caller; each invalid one differs from the owner's in one thing."""
     stranger = await user_factory.create_async()
     deleted = await user_factory.create_async()
     token = create_access_token(owner.id, settings)

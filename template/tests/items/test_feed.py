@@ -1,4 +1,4 @@
-"""The feed on its own: what it stores, whom it tells, and in which order."""
+"""The feed alone: what it stores, who receives it, and in which order."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -45,7 +45,7 @@ async def item(item_factory: type[ItemFactory], owner: User) -> ItemRead:
 
 
 async def publish(feed: Feed, session: AsyncSession, item: ItemRead, *kinds: ItemEventKind) -> None:
-    """Let something happen to an item, each in a transaction of its own."""
+    """Change an item several times, each in its own transaction."""
     for kind in kinds:
         await feed.publish(session, kind, item)
         await session.commit()

@@ -1,4 +1,4 @@
-"""What is stored survives the migrations."""
+"""Rows survive the migrations."""
 
 from collections.abc import Callable
 from decimal import Decimal

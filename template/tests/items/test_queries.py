@@ -1,4 +1,4 @@
-"""How many queries a request makes, and by which plan the database runs them."""
+"""How many queries a request makes, and which plan the database chooses."""
 
 import re
 from collections.abc import Awaitable, Callable

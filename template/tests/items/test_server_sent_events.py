@@ -1,4 +1,4 @@
-"""The live feed as server-sent events: over ASGI where the stream ends, over a socket where not."""
+"""The live feed as server-sent events: over ASGI if the stream ends, otherwise over a socket."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -20,7 +20,7 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def live_client(live_server: str, owner_client: AsyncClient) -> AsyncClient:
-    """The owner's client, over a socket; for the test to open, and to close."""
+    """The owner's client over a socket, which the test opens and closes."""
     authorization = owner_client.headers["Authorization"]
     return AsyncClient(base_url=live_server, headers={"Authorization": authorization})
 

@@ -1,4 +1,4 @@
-"""What the outside relies on, compared with what was accepted before.
+"""Compare what clients rely on with what was accepted before.
 
 `uv run pytest --snapshot-update` accepts a change; the difference then shows in the review.
 """
@@ -15,7 +15,7 @@ from tests.http_client import AsyncClient
 
 @pytest.fixture
 def snapshot_json(snapshot: SnapshotAssertion) -> SnapshotAssertion:
-    """Snapshots as JSON, a file each."""
+    """Snapshots as JSON, one file each."""
     return snapshot.use_extension(JSONSnapshotExtension)
 
 

@@ -1,4 +1,4 @@
-"""Starlette's synchronous client beside the async suite: on an event loop of its own.
+"""Starlette's synchronous client next to the async suite, with its own event loop.
 
 For plain functions, such as a script's or a doctest's. In an async test it would hold up the
 loop, and the test's engine, session and transaction belong to the loop of the tests: hence a
@@ -17,7 +17,7 @@ NEW_USER = {"email": "ada@example.com", "password": "correct horse battery"}
 
 @pytest.fixture
 def sync_client(standalone_app: FastAPI) -> Iterator[TestClient]:
-    """A client of the application in a thread of its own, the lifespan run, logged in."""
+    """A client that runs the application in its own thread, with its lifespan, and is logged in."""
     with TestClient(standalone_app) as client:
         client.post("/users", json=NEW_USER)
         login = {"username": NEW_USER["email"], "password": NEW_USER["password"]}

@@ -1,4 +1,4 @@
-"""The live feed over WebSocket: on the test's own loop, in the test's transaction."""
+"""The live feed over WebSocket, in the test's event loop and transaction."""
 
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta

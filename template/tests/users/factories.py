@@ -15,9 +15,9 @@ numbers = count(1)
 
 
 class UserFactory(SQLAlchemyFactory[User]):
-    """Makes users who log in with PASSWORD. Bound to a session by the `user_factory` fixture."""
+    """Creates users who log in with PASSWORD. The `user_factory` fixture binds it to a session."""
 
-    # The database numbers the rows; random keys would collide one day.
+    # The database generates the keys; random ones would collide one day.
     __set_primary_key__ = False
 
     email = Use(lambda: f"user{next(numbers)}@example.com")

@@ -1,4 +1,4 @@
-"""Fixtures around users: accounts, and clients that are logged in."""
+"""Fixtures for users: accounts, and clients that are logged in."""
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,7 @@ async def user(user_factory: type[UserFactory]) -> User:
 
 @pytest.fixture
 def client_for(make_client: MakeClient, app: FastAPI) -> ClientFor:
-    """Makes a client that is logged in as a user, with a real token in each request."""
+    """Creates a client that is logged in as a user, with a real token in each request."""
 
     async def make(user: User) -> AsyncClient:
         token = create_access_token(user.id, app.state.settings)

@@ -1,4 +1,4 @@
-"""Access tokens: which are taken, and for how long."""
+"""Access tokens: which are accepted, and for how long."""
 
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
@@ -31,7 +31,7 @@ def lifetime(settings: Settings) -> timedelta:
 
 @pytest.fixture
 def sign(settings: Settings, user: User) -> Sign:
-    """Signs what an access token of the user claims, with changes; None leaves a claim out."""
+    """Signs an access token of the user with changed claims; None leaves a claim out."""
 
     def sign(
         changes: dict[str, Any] | None = None,

@@ -1,4 +1,4 @@
-"""The ways in which a test's client can say who calls."""
+"""The ways in which a test can authenticate its client."""
 
 from collections.abc import Generator
 
@@ -13,7 +13,7 @@ from tests.users.fixtures import ClientFor
 
 
 class LogIn(Auth):
-    """Logs in before the first request, and sends the token with each."""
+    """Logs in before the first request, and sends the token with every request."""
 
     requires_response_body = True
 

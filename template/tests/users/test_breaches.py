@@ -1,4 +1,4 @@
-"""An outgoing HTTP API, replaced at the transport: URL, headers and attempts are the client's."""
+"""An outgoing HTTP API. Only the transport is replaced, so URL, headers and retries are tested."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ PADDING = Response(200, text=f"{OTHERS}\r\n{DIGEST[5:]}:0")
 
 @dataclass
 class Api:
-    """The API's double: gives the answers, the last of them for ever, and keeps the requests."""
+    """A test double of the API: gives the answers, repeats the last one, and keeps the requests."""
 
     answers: list[Response | Exception] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -53,7 +53,7 @@ def breaches_settings(settings: Settings) -> Settings:
 
 @pytest.fixture
 async def api(app: FastAPI, breaches_settings: Settings) -> AsyncIterator[Api]:
-    """The API that sign-ups ask. Between two attempts, nobody waits."""
+    """The API that sign-ups call. There is no wait between attempts."""
     api = Api()
     async with open_breaches(breaches_settings, MockTransport(api)) as breaches:
         app.dependency_overrides[get_breaches] = lambda: breaches

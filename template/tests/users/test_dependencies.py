@@ -1,4 +1,4 @@
-"""Dependencies called directly, as the async functions that they are."""
+"""Call dependencies directly, as async functions."""
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 

@@ -24,7 +24,7 @@ LETTER = {"to": "ada@example.com", "subject": "Welcome", "text": "Hello, Ada!\n"
 
 @dataclass
 class Mailbox:
-    """What the SMTP server has taken, and what it refuses."""
+    """The e-mails that the SMTP server has accepted, and what it refuses."""
 
     port: int = 0
     envelopes: list[Envelope] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Mailbox:
 
 
 class Connection(SMTP):
-    """A connection of the server, which says when it is over."""
+    """A connection of the server that reports when it has ended."""
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)

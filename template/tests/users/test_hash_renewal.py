@@ -18,7 +18,7 @@ OTHER_COST = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=64),))
 
 @pytest.fixture
 async def old_user(user: User, db_session: AsyncSession) -> User:
-    """A user whose password was hashed at another cost than the settings name."""
+    """A user whose password was hashed at a different cost than the settings require."""
     user.password_hash = OTHER_COST.hash(PASSWORD)
     await db_session.commit()
     return user

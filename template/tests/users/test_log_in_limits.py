@@ -1,4 +1,4 @@
-"""Log-ins that are tried too often, with a clock that the tests move."""
+"""Too many log-in attempts, with a clock that the tests move."""
 
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock that the attempts are counted by."""
+    """The clock that counts the attempts."""
     clock = Clock()
     monkeypatch.setattr(MonotonicClock, "now", lambda _: clock.now)
     return clock

@@ -1,4 +1,4 @@
-"""A dependency that a test replaces: with a function that returns a mock, not with the mock."""
+"""Override a dependency with a function that returns a mock, not with the mock itself."""
 
 from unittest.mock import AsyncMock, patch
 

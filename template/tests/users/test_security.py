@@ -1,4 +1,4 @@
-"""Passwords: what a hash costs, where it is computed, and how many at once."""
+"""Passwords: the cost of a hash, where it is computed, and how many run at once."""
 
 import threading
 from unittest.mock import patch

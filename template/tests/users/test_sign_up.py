@@ -1,4 +1,4 @@
-"""Sign-up: what is answered, and what is in the database afterwards."""
+"""Sign-up: the response, and the rows in the database."""
 
 import asyncio
 from datetime import timedelta
