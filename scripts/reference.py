@@ -345,7 +345,11 @@ def type_of(field: ast.AnnAssign) -> str:
         annotation = inner.elts[0] if isinstance(inner, ast.Tuple) else inner
     text = ast.unparse(annotation).removesuffix(" | None")
     choices = re.fullmatch(r"Literal\[(.*)\]", text)
-    named = {"CommaSeparated": "names with commas between them", "SecretStr": "secret"}
+    named = {
+        "CommaSeparated": "names with commas between them",
+        "DatabaseUrl": "URL",
+        "SecretStr": "secret",
+    }
     return choices[1].replace("'", "`") if choices else named.get(text, code(text))
 
 
