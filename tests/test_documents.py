@@ -10,7 +10,7 @@ from _pytest.mark import ParameterSet
 from tests.conftest import PROJECTS
 from tests.documents import Block, Reader, blocks_of, commands_of, pages, read_blocks
 from tests.mutants import copied, run_tests
-from tests.rendering import ROOT, Project, commit_all, git, render
+from tests.rendering import ROOT, Project, commit_all, git, new_directory, render
 from tests.serving import free_port
 from tests.updating import edit, make_clone
 
@@ -133,22 +133,22 @@ def test_the_page_can_be_followed(
     page: str,
     clone: Path,
     installed: Callable[[str], Project],
-    tmp_path: Path,
     record_property: Callable[[str, object], None],
 ) -> None:
     project = installed(name)
-    service = render(clone, tmp_path / "my-service", PROJECTS[name], "present")
-    shutil.copy(project.path / "uv.lock", service)
-    commit_all(service, "Start")
-    env = {} if page in CHANGING else {"UV_PROJECT_ENVIRONMENT": str(project.path / ".venv")}
-    if "scripts/update.py" in (ROOT / page).read_text(encoding="utf-8"):
-        release(clone)
-        env["PYTEST_ADDOPTS"] = FEW
-    if name == "postgresql":  # on a port that is free
-        server = f"postgres:postgres@localhost:{free_port()}"
-        env["DATABASE_URL"] = f"postgresql+asyncpg://{server}/my-service"
-    with Reader(service, project.database, env) as reader:
-        reader.follow([block for block in blocks_of(page) if "run by" not in block.directives])
+    with new_directory("page") as directory:
+        service = render(clone, directory / "my-service", PROJECTS[name], "present")
+        shutil.copy(project.path / "uv.lock", service)
+        commit_all(service, "Start")
+        env = {} if page in CHANGING else {"UV_PROJECT_ENVIRONMENT": str(project.path / ".venv")}
+        if "scripts/update.py" in (ROOT / page).read_text(encoding="utf-8"):
+            release(clone)
+            env["PYTEST_ADDOPTS"] = FEW
+        if name == "postgresql":  # on a port that is free
+            server = f"postgres:postgres@localhost:{free_port()}"
+            env["DATABASE_URL"] = f"postgresql+asyncpg://{server}/my-service"
+        with Reader(service, project.database, env) as reader:
+            reader.follow([block for block in blocks_of(page) if "run by" not in block.directives])
     record_property("tried", f"{page} with {project.database}: {reader.commands} commands")
 
 
