@@ -258,7 +258,9 @@ def check_bad_input(project: Project, tmp_path: Path, every: int) -> None:
             growth = peak_memory(server) - before
         said = server.stop()
     assert growth < GROWTH, f"{growth} MB"
-    assert "Traceback" not in said, said[-5000:]
+    # Jobs fail, as there is no mail server.
+    lines = [line for line in said.splitlines() if "app.core.job_runner" not in line]
+    assert not [line for line in lines if "Traceback" in line]
 
 
 @pytest.mark.slow

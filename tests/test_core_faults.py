@@ -285,8 +285,8 @@ MUTANTS = [
     Mutant(
         "the database's password is shown",
         CORE.format("config"),
-        "AfterValidator(require_async_driver), Field(repr=False)]",
-        "AfterValidator(require_async_driver)]",
+        "database_url: Annotated[DatabaseUrl, Field(repr=False)]",
+        "database_url: DatabaseUrl",
     ),
     Mutant(
         "a deployed service reads the example",

@@ -242,8 +242,8 @@ WATCHED = [
         Mutant(
             "a new item is not committed",
             ITEMS.format("service"),
-            "session.add(item)\n    await session.commit()",
-            "session.add(item)\n    await session.flush()",
+            '"created", ItemRead.model_validate(item))\n    await session.commit()',
+            '"created", ItemRead.model_validate(item))\n    await session.flush()',
         ),
     ),
     Watched(

@@ -164,7 +164,7 @@ async def test_faulty_tests_fail_and_leave_the_others_alone(
     result = await run_process(
         command,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "TEST_DATABASE_URL": url},
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TEST_DATABASE_URL": url, "PYTEST_ADDOPTS": ""},
         check=False,
     )
     output = (result.stdout + result.stderr).decode()
