@@ -254,6 +254,8 @@ def delete_the_items(path: Path) -> None:
     edit(path / "app/main.py", r"^from app\.items[^\n]+\n", "")
     edit(path / "app/main.py", r",\s+\"feed\": Feed\([^)]*\)", "")
     edit(path / "app/main.py", r"^ +app\.include_router\(items_router\)\n", "")
+    # Releases since 0.1.0 have a job of the items.
+    edit(path / "app/main.py", r"delete_old_item_events, |(?=^app = )", "")
     edit(path / "app/models.py", r"^from app\.items[^\n]+\n", "")
     edit(path / "app/models.py", r'"Item", ("ItemEvent", )?("Tag", )?', "")
     edit(path / "tests/fixtures.py", r', "tests\.items\.fixtures"', "")
