@@ -83,10 +83,10 @@ class Release:
             raise NotFulfilledError(f"{CHANGELOG} has nothing under `## Unreleased`.")
 
     def passes(self) -> None:
-        """All tests pass, those that CI runs and the long ones."""
+        """All tests pass, also the long ones."""
         pytest = ["uv", "run", "--no-active", "pytest"]
         odd_texts = [*pytest, "--hypothesis-profile=slow", "tests/test_free_text.py"]
-        for command in ([ROOT / ".ci/run"], [*pytest, "-m", "slow"], odd_texts):
+        for command in ([ROOT / ".ci/run"], [*pytest, "-m", "ci or slow"], odd_texts):
             if subprocess.run(command, cwd=ROOT, check=False).returncode:
                 raise NotFulfilledError("They do not; see above.")
 
