@@ -12,7 +12,7 @@ from tests.rendering import Project, git
 
 MAY_WAIT = (
     "tests/items/",
-    *(f"tests/core/test_{name}.py" for name in ("jobs", "notifications", "worker")),
+    *(f"tests/core/test_{name}.py" for name in ("jobs", "notifications", "unavailable", "worker")),
 )
 """Tests of streams and schedules that go by the clock, and of what another process does."""
 

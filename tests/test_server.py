@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import with_projects
 from tests.mutants import Mutant, copied, plant
 from tests.rendering import Project
-from tests.serving import Server, free_port, is_listening, serving
+from tests.serving import Server, free_port, is_listening, serving, tracebacks_in
 
 PRODUCTION = {"ENVIRONMENT": "production", "SECRET_KEY": "a-key-that-nobody-else-knows-0123456789"}
 
@@ -80,7 +80,7 @@ def check_that_it_serves(project: Project, command: str, log: Path) -> None:
         ) as server:  # fmt: skip
             said = use_and_stop(server, project)
     assert "Application shutdown complete" in said, said
-    assert "Traceback" not in said
+    assert tracebacks_in(said) == []
     assert not is_listening(port)
     assert server.process.returncode in {0, -15, 128 + 15}
 
