@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.rendering import ROOT, run
+from tests.rendering import ROOT, run, start
 from tests.serving import free_port, serving
 
 BLOCK = re.compile(
@@ -124,16 +124,7 @@ class Reader:
             with serving(*words, cwd=self.cwd, port=port, log=log, env={**os.environ, **self.env}):
                 pass  # it has answered; the page says to stop it
         else:
-            process = subprocess.Popen(
-                command.split(),
-                cwd=self.cwd,
-                env={**os.environ, **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                encoding="utf-8",
-                start_new_session=True,
-            )
+            process = start(*command.split(), cwd=self.cwd, env=self.env)
             self._servers.callback(stop, process)
             assert process.stdout is not None
             for line in process.stdout:

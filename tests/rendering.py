@@ -52,14 +52,14 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
     patch.setenv("COPIER_CACHE_DIR", str(directory / "cache"))
 
 
-def run(
-    *command: str | Path, cwd: Path, timeout: float = 480, env: Mapping[str, str] | None = None
-) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, without a terminal; what it says is in `stdout`.
+def start(
+    *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[str]:
+    """Start a command, without a terminal; what it says is in `stdout`.
 
-    Raises subprocess.TimeoutExpired, when the command and all that it started are gone.
+    It leads a group of processes, so that signals can reach all that it starts.
     """
-    with subprocess.Popen(
+    return subprocess.Popen(
         command,
         cwd=cwd,
         env={**os.environ, **(env or {})},
@@ -68,7 +68,17 @@ def run(
         stderr=subprocess.STDOUT,
         encoding="utf-8",
         start_new_session=True,
-    ) as process:
+    )
+
+
+def run(
+    *command: str | Path, cwd: Path, timeout: float = 480, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, without a terminal; what it says is in `stdout`.
+
+    Raises subprocess.TimeoutExpired, when the command and all that it started are gone.
+    """
+    with start(*command, cwd=cwd, env=env) as process:
         try:
             said, _ = process.communicate(timeout=timeout)
         except BaseException:

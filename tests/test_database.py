@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.mutants import copied
-from tests.rendering import Project, new_directory, run
+from tests.rendering import Project, new_directory, run, start
 from tests.serving import free_port, is_listening, serving
 
 COMMAND = ("uv", "run", "poe", "--quiet", "database")
@@ -39,16 +39,7 @@ class Checkout:
     @contextmanager
     def database(self) -> Iterator[subprocess.Popen[str]]:
         """Start the database, and wait until it says that it is there."""
-        process = subprocess.Popen(
-            COMMAND,
-            cwd=self.path,
-            env={**os.environ, **self.env},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            start_new_session=True,
-        )
+        process = start(*COMMAND, cwd=self.path, env=self.env)
         with process:
             assert process.stdout is not None
             try:
