@@ -48,6 +48,19 @@ def run_tests(project: Project, directory: Path, *options: str, **env: str) -> t
     return done.returncode, done.stdout
 
 
+def run_with(
+    mutant: Mutant, project: Project, directory: Path, *options: str
+) -> tuple[int, str, list[str]]:
+    """Plant a fault in a copy, and run tests to the first failure, which is always the same.
+
+    Return exit code, output, and the tests that failed.
+    """
+    copy = copied(project, directory)
+    plant(mutant, copy)
+    code, output = run_tests(project, copy, "-x", "-rfE", "-p", "no:randomly", *options)
+    return code, output, failures(output)
+
+
 def failures(output: str) -> list[str]:
     """Name the tests that failed, in their order, from what `pytest -rfE` says."""
     return re.findall(r"^(?:FAILED|ERROR) (\S+::\S+)", output, re.MULTILINE)

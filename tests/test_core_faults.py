@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import Mutant, copied, failures, plant, run_tests
+from tests.mutants import Mutant, run_with
 from tests.rendering import Project
 
 CORE = "app/core/{}.py"
@@ -306,11 +306,8 @@ def test_fault_in_the_core_is_caught(
     record_property: Callable[[str, object], None],
 ) -> None:
     project = installed("other" if mutant.name in ON_POSTGRESQL else "core")
-    copy = copied(project, tmp_path / "copy")
-    plant(mutant, copy)
-    options = ("-x", "-rfE", "-p", "no:randomly", "-o", "timeout=20")
-    code, output = run_tests(project, copy, *options, "tests/core")
-    caught_by = failures(output)
+    options = ("-o", "timeout=20", "tests/core")
+    code, output, caught_by = run_with(mutant, project, tmp_path / "copy", *options)
     assert code == 1, f"survived: {mutant.name}\n{output}"
     assert caught_by, output
     record_property("mutant", f"{mutant.name}: {caught_by[0]}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import Mutant, copied, failures, plant, run_tests
+from tests.mutants import Mutant, copied, run_tests, run_with
 from tests.rendering import Project, run
 
 # Taken before the environment is cleaned: a server of one's own, as a team has in its CI.
@@ -410,12 +410,9 @@ def test_mutant_of_the_harness_is_caught(
     record_property: Callable[[str, object], None],
 ) -> None:
     for name in ("core", "other"):
-        copy = copied(installed(name), tmp_path / name)
-        plant(mutant, copy)
-        code, output = prove(
-            installed(name), copy, "-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10"
-        )
-        if code != 0 and (caught_by := failures(output)):
+        options = ("-o", "timeout=10", "tests/isolation")
+        code, output, caught_by = run_with(mutant, installed(name), tmp_path / name, *options)
+        if code != 0 and caught_by:
             record_property("mutant", f"{mutant.name}: {caught_by[0]} ({name})")
             return
     pytest.fail(f"survived: {mutant.name}\n{output}")

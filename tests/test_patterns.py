@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.conftest import with_projects
-from tests.mutants import Mutant, copied, failures, plant, run_tests
+from tests.mutants import Mutant, copied, run_tests, run_with
 from tests.rendering import ROOT, Project
 
 DOCS = (ROOT / "docs/patterns.md").read_text(encoding="utf-8")
@@ -549,10 +549,6 @@ WATCHED = [
 ]
 
 
-# To the first failure, which is the same in each run; what hangs is cancelled sooner.
-CAREFULLY = ("-x", "-rfE", "-p", "no:randomly", "-o", "timeout=10")
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("watched", WATCHED, ids=lambda watched: watched.mutant.name)
 def test_fault_in_the_service_is_caught_by_its_pattern(
@@ -561,11 +557,10 @@ def test_fault_in_the_service_is_caught_by_its_pattern(
     watched: Watched,
     record_property: Callable[[str, object], None],
 ) -> None:
-    copy = copied(default_project, tmp_path / "copy")
-    plant(watched.mutant, copy)
     ids = TESTS[watched.pattern]
-    code, output = run_tests(default_project, copy, *CAREFULLY, *ids)
-    caught_by = [node_id for node_id in failures(output) if node_id.split("[")[0] in ids]
+    options = ("-o", "timeout=10", *ids)  # what hangs is cancelled sooner
+    code, output, failed = run_with(watched.mutant, default_project, tmp_path / "copy", *options)
+    caught_by = [node_id for node_id in failed if node_id.split("[")[0] in ids]
     assert code == 1, f"survived: {watched.mutant.name}\n{output}"
     assert caught_by, output
     record_property("mutant", f"{watched.mutant.name}: {caught_by[0]}")
