@@ -38,9 +38,9 @@ def interleaved(rounds: int, steps: dict[str, Step]) -> dict[str, list[float]]:
     return times
 
 
-def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
-    """Return the median of the ratios of each round."""
-    return median(a / b for a, b in zip(times[name], times[base], strict=True))
+def median_ratio(ours: list[float], theirs: list[float]) -> float:
+    """Return the median of the ratios of what was measured in the same round."""
+    return median(our / their for our, their in zip(ours, theirs, strict=True))
 
 
 def medians(times: dict[str, list[float]]) -> dict[str, float]:
@@ -64,8 +64,8 @@ def compare_suites(projects: dict[str, Project], rounds: int) -> dict[str, Any]:
     times = interleaved(rounds, steps)
     return {
         "seconds": medians(times),
-        "two workers": ratio(times, "one core", "two workers"),
-        "one test": ratio(times, "one test, SQLite", "import"),
+        "two workers": median_ratio(times["one core"], times["two workers"]),
+        "one test": median_ratio(times["one test, SQLite"], times["import"]),
         "postgresql": median(
             more - less
             for more, less in zip(
@@ -154,7 +154,7 @@ def compare_copier(directory: Path, rounds: int) -> dict[str, Any]:
     )
     return {
         "seconds": medians(times),
-        "copy": ratio(times, "copy", "copy of one file"),
-        "update": ratio(times, "update", "update of one file"),
-        "update.py": ratio(times, "update.py", "update"),
+        "copy": median_ratio(times["copy"], times["copy of one file"]),
+        "update": median_ratio(times["update"], times["update of one file"]),
+        "update.py": median_ratio(times["update.py"], times["update"]),
     }

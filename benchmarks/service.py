@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.projects import median_ratio, medians
 from benchmarks.traffic import Client, Load, Request, load, send
 from tests.rendering import Project
 from tests.serving import free_port
@@ -166,7 +167,7 @@ class Contest:
                         taken.append(time.perf_counter() - start)
         return {
             "database": self.project.database,
-            "seconds": {name: median(taken) for name, taken in times.items()},
+            "seconds": medians(times),
             "ratio": median_ratio(times[OURS], times[THEIRS]),
         }
 
@@ -241,11 +242,6 @@ def run_python(project: Project, code: str, **env: str) -> str:
     if done.returncode != 0:
         raise SystemExit(done.stdout)
     return done.stdout
-
-
-def median_ratio(ours: list[float], theirs: list[float]) -> float:
-    """Return the median of the ratios of what was measured in the same round."""
-    return median(our / their for our, their in zip(ours, theirs, strict=True))
 
 
 async def compare(
