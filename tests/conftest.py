@@ -44,6 +44,7 @@ PROJECTS: dict[str, Answers] = {
 
 collect_ignore = [
     "typical_user",
+    "faulty",
     "neighbours",
     "orders",
     "unhurried",

@@ -57,6 +57,9 @@ PROMISES = {
     "no test can break another": (
         "test_neighbours.py::test_culprits_end_as_they_must_and_harm_no_next_test"
     ),
+    "a mistake fails the test that makes it": (
+        "test_faulty.py::test_faulty_tests_fail_and_leave_the_others_alone"
+    ),
     "the proofs of isolation hold": (
         "test_project.py::test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock"
     ),
