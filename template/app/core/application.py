@@ -39,10 +39,10 @@ def build_app(
     """Build a FastAPI application with logging, the database and the health probes.
 
     `app.state` has `settings`, `session_factory`, `jobs`, `notifications` and `stopping`; mounted
-    applications find it as `request.state.core`. `lifespan` runs around all requests, and in a
-    worker around all jobs, and can use the database; what it yields is `request.state`. `jobs` are
-    all jobs of the service (app/core/jobs.py). `engine_options` override those of the settings and
-    app/database.py. All other options go to FastAPI.
+    applications find it in `request.state.core`. `lifespan` can use the database: it starts before
+    the first request, or a worker's first job, and ends after the last; `request.state` has what it
+    yields. `jobs` are all jobs of the service (app/core/jobs.py). `engine_options` override the
+    settings and app/database.py. All other options go to FastAPI.
     """
     configure_structlog()
     if logging.getLogger("uvicorn").handlers:  # uvicorn is loading this application and will log it

@@ -1,4 +1,4 @@
-"""The settings that every service has, and how they are read."""
+"""The settings that every service has, and the code that loads them."""
 
 import os
 import re
@@ -50,7 +50,7 @@ def require_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     """Return `hosts`. Raises ValueError unless each is a host name or starts with `*.`."""
     if not all(re.fullmatch(r"\*|(\*\.)?[\w.-]+", host) for host in hosts):
         raise ValueError(
-            "should be names of hosts with commas between them, without schemes and ports, "
+            "should be host names separated by commas, without schemes and ports, "
             "such as api.example.com,*.example.org"
         )
     return hosts
@@ -60,7 +60,7 @@ def require_origins(origins: tuple[str, ...]) -> tuple[str, ...]:
     """Return `origins`. Raises ValueError unless each has a scheme and no path."""
     if not all(re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^/\s]+", origin) for origin in origins):
         raise ValueError(
-            "should be origins with commas between them, with schemes and without paths, "
+            "should be origins separated by commas, with schemes and without paths, "
             "such as https://app.example.com,http://localhost:3000"
         )
     return origins
@@ -77,27 +77,27 @@ class ServiceSettings(BaseSettings):
 
     environment: Literal["development", "test", "staging", "production"]
     database_url: Annotated[DatabaseUrl, Field(repr=False)]
-    # A connection past the pooler, where `database_url` is that of one: poolers cannot LISTEN.
+    # Bypasses the connection pooler that `database_url` may name: poolers do not support LISTEN.
     database_direct_url: Annotated[DatabaseUrl | None, Field(repr=False)] = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
-    # For a database server, per process: the connections that are kept open, those that may be
-    # opened in addition, and the seconds that a request waits for one.
+    # For a database server, per process: how many connections stay open, how many more may be
+    # opened, and how many seconds a request waits for one.
     database_pool_size: Annotated[int, Field(ge=1)] = 5
     database_max_overflow: Annotated[int, Field(ge=0)] = 10
     database_pool_timeout: Annotated[float, Field(gt=0)] = 5
-    # The seconds that a statement may take, and may wait for a lock; 0 means no limit.
+    # How many seconds a statement may take, and may wait for a lock; 0 means no limit.
     database_statement_timeout: Annotated[float, Field(ge=0)] = 30
     database_lock_timeout: Annotated[float, Field(ge=0)] = 3
     max_body_size: Annotated[int, Field(ge=0)] = 10 * 2**20  # bytes of a request
     allowed_hosts: Annotated[CommaSeparated, AfterValidator(require_hosts)] = ("*",)
     cors_origins: Annotated[CommaSeparated, AfterValidator(require_origins)] = ()
     api_docs: bool = True  # serve /docs, /redoc and /openapi.json
-    # The seconds that requests may continue after SIGTERM. uvicorn reads the same variable, for
+    # How many seconds requests may continue after SIGTERM. uvicorn reads the same variable, for
     # what the application cannot end, such as a client that does not read.
     uvicorn_timeout_graceful_shutdown: Annotated[int, Field(ge=1)] = 8
 
-    # How many jobs a worker runs at once, the seconds without a heartbeat after which its jobs are
-    # taken over, a file that it touches while it is alive, and the days for which the log is kept.
+    # How many jobs a worker runs at once, after how many seconds without a heartbeat others take
+    # over its jobs, which file it touches while it is alive, and how many days the log is kept.
     jobs_concurrency: Annotated[int, Field(ge=2)] = 10
     jobs_heartbeat_timeout: Annotated[float, Field(ge=1)] = 30
     jobs_health_file: Path | None = None
@@ -110,7 +110,7 @@ class ServiceSettings(BaseSettings):
 
 
 class CoreSettings(ServiceSettings):
-    """The settings of a service that signs something, which requires SECRET_KEY."""
+    """The settings of a service that signs something, and so needs a SECRET_KEY."""
 
     secret_key: Annotated[SecretStr, Field(min_length=32)]
 
@@ -141,7 +141,7 @@ def env_file() -> Path | None:
 
 
 def describe(error: ValidationError) -> str:
-    """List each variable that is missing or wrong, one per line, without its value."""
+    """Return a line for each variable that is missing or wrong, without its value."""
     lines = []
     for problem in error.errors(include_input=False, include_url=False):
         variable = "__".join(str(part) for part in problem["loc"]).upper()

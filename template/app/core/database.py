@@ -35,7 +35,7 @@ from app.database import ENGINE_OPTIONS, METADATA_OPTIONS, TYPE_ANNOTATION_MAP
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware datetime, also on SQLite, which stores no UTC offset."""
+    """An aware datetime, even on SQLite, which stores no UTC offset."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -51,7 +51,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-# Constraints are named by rule, so that a migration can drop them by name:
+# Every constraint gets a name, so that a migration can drop it:
 # https://alembic.sqlalchemy.org/en/latest/naming.html
 NAMING_CONVENTION = {
     "ix": "ix_%(column_0_N_label)s",
@@ -87,7 +87,7 @@ SQLITE = sqlite.dialect()
 SQLITE_TIMEOUT = 30.0
 """How long, in seconds, a writer waits for the others."""
 CLIENT_DELAY = 2.0
-"""How long, in seconds, the client leaves it to the server to end a statement."""
+"""How much longer than the server, in seconds, the client waits before it ends a statement."""
 
 
 def create_engine(url: str, **options: Any) -> AsyncEngine:
@@ -103,7 +103,7 @@ def default_options(driver: str, dbapi: Any) -> dict[str, Any]:
     """Return the default engine options for a driver, given its DBAPI module."""
     if driver == "asyncpg":  # refuse_lost_connection replaces the ping
         return {"connect_args": {"async_creator_fn": make_connect(dbapi)}}
-    if driver == "aiosqlite":  # no connection to a file is lost
+    if driver == "aiosqlite":  # a connection to a file is never lost
         return {"connect_args": {"timeout": SQLITE_TIMEOUT}}
     return {"pool_pre_ping": True}
 
@@ -114,14 +114,14 @@ def make_connect(dbapi: Any) -> Callable[..., Any]:
     async def connect(**options: Any) -> Any:
         try:
             return await dbapi.asyncpg.connect(**options)
-        except OSError as error:  # nobody listens or responds in time
+        except OSError as error:  # nothing listens there, or responds in time
             raise dbapi.OperationalError(str(error) or type(error).__name__, error) from error
 
     return connect
 
 
 def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `own` completed with `defaults`, also inside nested mappings."""
+    """Return `own` with `defaults` for what is missing, also in nested mappings."""
     both = {**defaults, **own}
     for name in defaults.keys() & own.keys():
         if isinstance(own[name], Mapping) and isinstance(defaults[name], Mapping):
@@ -130,8 +130,8 @@ def completed(own: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, 
 
 
 def complete_options(own: Mapping[str, Any], settings: ServiceSettings) -> dict[str, Any]:
-    """Return `own`, options of create_engine, completed with those of `settings`."""
-    # The parameters of a failed statement can be mail addresses or hashes of passwords.
+    """Return the create_engine options `own`, with those of `settings` for what is missing."""
+    # The parameters of a failed statement can be email addresses or password hashes.
     is_deployed = settings.environment not in {"development", "test"}
     options: dict[str, Any] = {"hide_parameters": is_deployed}
     if "poolclass" not in own:  # for example, NullPool has no size
@@ -144,7 +144,7 @@ def complete_options(own: Mapping[str, Any], settings: ServiceSettings) -> dict[
 def pool_options(settings: ServiceSettings) -> dict[str, Any]:
     """Return the pool options of create_engine, or none for SQLite.
 
-    On SQLite, writers take turns and readers never wait, whatever the number of connections.
+    On SQLite, writers take turns and readers never wait, however many connections there are.
     """
     if make_url(settings.database_url).get_backend_name() == "sqlite":
         return {}
@@ -190,15 +190,15 @@ def set_up_sqlite_connection(dbapi_connection: Any, _: object) -> None:
     cursor = dbapi_connection.cursor()
     cursor.execute("PRAGMA foreign_keys = ON")
     cursor.execute("PRAGMA journal_mode = WAL")
-    # Commits survive a killed process. A power failure can lose the last ones.
+    # Commits survive if the process is killed. A power failure can lose the last ones.
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
 
 
 def begin_sqlite_transaction(connection: Connection) -> None:
-    """Begin a transaction, which the driver no longer does, by default as a writer.
+    """Begin a transaction, since the driver no longer does; by default, as a writer.
 
-    A transaction that has read cannot wait for another writer. It fails when it tries to write:
+    A transaction that has read cannot wait for another writer: it fails when it tries to write.
     https://sqlite.org/lang_transaction.html#read_transactions_versus_write_transactions
     """
     mode = connection.get_execution_options().get("sqlite_begin", "IMMEDIATE")
@@ -206,9 +206,9 @@ def begin_sqlite_transaction(connection: Connection) -> None:
 
 
 def end_sqlite_transaction(dbapi_connection: Any, _: object, state: PoolResetState) -> None:
-    """Roll back a transaction that a failed commit has left open, and that keeps its locks.
+    """Roll back a transaction that a failed commit left open, which still holds its locks.
 
-    A commit can fail because of a deferred foreign key or a full disk.
+    A deferred foreign key or a full disk can make a commit fail.
     """
     driver_connection = getattr(dbapi_connection, "driver_connection", dbapi_connection)
     if state.asyncio_safe and driver_connection.in_transaction:
@@ -216,7 +216,7 @@ def end_sqlite_transaction(dbapi_connection: Any, _: object, state: PoolResetSta
 
 
 def refuse_lost_connection(dbapi_connection: Any, *_: object) -> None:
-    """Raise DisconnectionError if the server has closed the connection, without a round trip."""
+    """Raise DisconnectionError if the server has closed the connection; makes no round trip."""
     if dbapi_connection.driver_connection.is_closed():
         raise DisconnectionError
 
@@ -232,7 +232,7 @@ LISTENERS: dict[str, dict[str, Callable[..., None]]] = {
 
 
 def create_session_factory(engine: AsyncEngine, **options: Any) -> async_sessionmaker[AsyncSession]:
-    """Create the session factory of the application; `options` are those of its sessions.
+    """Create the session factory of the application; `options` are for its sessions.
 
     Objects stay readable after a commit, because async code cannot reload them on access.
     """
@@ -240,14 +240,15 @@ def create_session_factory(engine: AsyncEngine, **options: Any) -> async_session
 
 
 def core_state(connection: HTTPConnection) -> State:
-    """Return the state of the application from `build_app`, also in applications that it mounts."""
+    """Return the state of the application that `build_app` built, even in one that it mounts."""
     state: State = connection.app.state
     if not hasattr(state, "session_factory"):
         state = getattr(connection.state, "core", state)
     if not hasattr(state, "session_factory"):
         raise RuntimeError(
-            "This application has no session factory. One that build_app (app/core/application.py) "
-            "made has one, and so has what it mounts, once its lifespan has begun."
+            "This application has no session factory. Applications that build_app "
+            "(app/core/application.py) builds have one. So do those that they mount, once the "
+            "lifespan has begun."
         )
     return state
 
@@ -261,8 +262,7 @@ async def get_session_factory(connection: HTTPConnection) -> async_sessionmaker[
     return factory
 
 
-# Execution options of a connection for a read-only transaction: on SQLite, it does not wait for
-# writers.
+# Execution options for a read-only transaction: on SQLite, it does not wait for writers.
 READ_ONLY = {"sqlite_begin": "DEFERRED"}
 # https://www.rfc-editor.org/rfc/rfc9110#name-safe-methods
 SAFE_METHODS = {"GET", "HEAD", "OPTIONS"}
@@ -271,7 +271,7 @@ SessionFactoryDep = Annotated[async_sessionmaker[AsyncSession], Depends(get_sess
 
 
 async def begin_reading(session: AsyncSession) -> None:
-    """Begin a read-only transaction, unless one has begun. PostgreSQL does not need this."""
+    """Begin a read-only transaction unless one has begun. On PostgreSQL, do nothing."""
     if session.get_bind().dialect.name == "sqlite" and not session.in_transaction():
         await session.connection(execution_options=READ_ONLY)
 
@@ -286,13 +286,13 @@ async def get_session(
         yield session
 
 
-# "function": closed before the response is sent, so that slow clients and background tasks do not
-# keep a connection.
+# "function" closes it before the response is sent, so that slow clients and background tasks do
+# not hold a connection.
 SessionDep = Annotated[AsyncSession, Depends(get_session, scope="function")]
 
 
 async def get_read_only_session(session: SessionDep) -> AsyncSession:
-    """Return the session of the request, for an endpoint that only reads, whatever its method."""
+    """Return the session of the request, for an endpoint of any method that only reads."""
     await begin_reading(session)
     return session
 

@@ -1,4 +1,4 @@
-"""Dependencies for every endpoint, besides the session."""
+"""Dependencies that any endpoint can use, besides the session."""
 
 from typing import Annotated
 

@@ -37,8 +37,8 @@ class Readiness:
     async def check(self, factory: async_sessionmaker[AsyncSession]) -> str | None:
         """Return why the service is not ready, or None, within DATABASE_TIMEOUT.
 
-        There is one query at a time: if the database hangs, the next caller waits for the same
-        query. A cancelled query is not awaited, because it can hang as well.
+        Only one query runs at a time: if the database hangs, the next caller waits for the same
+        query. A cancelled query is not awaited, because it can hang too.
         """
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(ask(factory))
@@ -51,7 +51,7 @@ class Readiness:
 
 
 async def ask(factory: async_sessionmaker[AsyncSession]) -> str | None:
-    """Return why the service is not ready, None if the database answers and is migrated."""
+    """Return why the service is not ready, or None if the database answers and is migrated."""
     try:
         async with factory() as session:
             connection = await session.connection(execution_options=READ_ONLY)

@@ -1,7 +1,7 @@
-"""How the queue of jobs reaches PostgreSQL: on the connections of SQLAlchemy.
+"""Let the job queue use SQLAlchemy's connections to PostgreSQL.
 
-So the tests see its statements, the settings of the service limit them, and a job is written in
-the transaction of whoever writes it.
+This way, tests see its statements, the service's settings limit them, and a job is written in the
+caller's transaction.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ Listener = Callable[[str | bytes | bytearray], None]
 async def run(
     connection: AsyncConnection, query: str, args: tuple[object, ...]
 ) -> list[dict[str, Any]]:
-    """Execute a statement of the queue; return its rows, with JSON as text, as it expects."""
+    """Execute a statement of the queue; return its rows, with JSON as text, as PgQueuer expects."""
     result = await connection.exec_driver_sql(query, args or None)
     if not result.returns_rows:
         return []
@@ -59,7 +59,7 @@ class SqlDriver(Driver):
 
     @property
     def tm(self) -> TaskManager:
-        """Background tasks of the driver, of which there are none."""
+        """The driver's background tasks: none."""
         return TaskManager()
 
     async def __aenter__(self) -> Self:

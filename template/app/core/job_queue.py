@@ -1,4 +1,4 @@
-"""The queue of jobs on PostgreSQL, and the worker that empties it."""
+"""The job queue on PostgreSQL, and the worker that runs its jobs."""
 
 import asyncio
 import logging
@@ -30,18 +30,18 @@ from app.core.notifications import open_driver_connection
 from app.core.unavailable import DatabaseUnavailableError, reason
 
 PAUSE = 0.5
-"""Seconds between two attempts to reach a database that is away."""
+"""Seconds between two attempts to reach a database that is down."""
 LOSSES = 3
-"""How many workers a job may take with it, before it has failed for good."""
+"""How many workers may die while they run a job before it has failed for good."""
 
 logger = logging.getLogger(__name__)
 
 
 class EngineDriver(SqlDriver):
-    """Runs each statement of the queue in its own transaction; waits for a database that is away.
+    """Runs each statement of the queue in its own transaction; waits for a database that is down.
 
-    A restart of the database ends neither the worker nor its jobs. One connection of
-    `listening_engine` listens for new jobs; when it is lost, the next one is opened.
+    The worker and its jobs survive a restart of the database. One connection of
+    `listening_engine` listens for new jobs; when it is lost, another one is opened.
     """
 
     def __init__(self, engine: AsyncEngine, listening_engine: AsyncEngine) -> None:
@@ -51,7 +51,10 @@ class EngineDriver(SqlDriver):
         self._listening: asyncio.Task[None] | None = None
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        """Return the rows of a query. Raises DatabaseUnavailableError if the worker stops."""
+        """Return the rows of a query.
+
+        Raises DatabaseUnavailableError or PoolTimeoutError if the worker stops while it waits.
+        """
         while True:
             try:
                 async with self._engine.begin() as connection:
@@ -73,7 +76,7 @@ class EngineDriver(SqlDriver):
             try:
                 await self._listen_until_lost()
             except (DatabaseUnavailableError, PoolTimeoutError, OSError) as error:
-                logger.warning("Nobody tells of new jobs: %s", reason(error))
+                logger.warning("Cannot listen for new jobs: %s", reason(error))
             await asyncio.sleep(PAUSE)
 
     async def _listen_until_lost(self) -> None:
@@ -92,27 +95,27 @@ class EngineDriver(SqlDriver):
 
 
 def make_relay(callback: Listener) -> Callable[[object, int, str, str], None]:
-    """Return a listener of asyncpg that passes on the payload."""
+    """Return an asyncpg listener that passes the payload to `callback`."""
     return lambda _connection, _pid, _channel, payload: callback(payload)
 
 
 class AbandonedError(BaseException):
-    """Nobody knows what became of a job: its heartbeat ends, and then another worker takes over.
+    """A job could not be put back: its heartbeat stops, and then another worker takes it over.
 
-    The queue handles every Exception, and would mark the job as failed for good.
+    Not an Exception: the queue handles those, and would mark the job as failed for good.
     """
 
 
 class WorkerLostError(Exception):
-    """The workers that ran the job died, so it may be the reason."""
+    """The workers that ran the job died, and it may be to blame."""
 
 
 @dataclass
 class JobQueries(Queries):
-    """The queue on PostgreSQL, which loses no job that was interrupted."""
+    """The queue on PostgreSQL. It does not lose a job that is interrupted."""
 
     lost: dict[JobId, int] = field(default_factory=dict)
-    """How many workers have died while they ran a job, for the jobs that were taken over."""
+    """For each job that was taken over: how many workers died while they ran it."""
 
     async def dequeue(
         self,
@@ -122,7 +125,7 @@ class JobQueries(Queries):
         global_concurrency_limit: int | None,
         heartbeat_timeout: timedelta,
     ) -> list[Row]:
-        """Take over jobs that wait, or whose worker has died."""
+        """Take jobs that are waiting, or whose worker has died."""
         rows = await super().dequeue(
             batch_size, entrypoints, queue_manager_id, global_concurrency_limit, heartbeat_timeout
         )
@@ -137,7 +140,7 @@ class JobQueries(Queries):
     async def log_jobs(
         self, job_status: list[tuple[Row, JOB_STATUS, TracebackRecord | None]]
     ) -> None:
-        """Delete jobs that are done. Keep those that were cancelled, which nobody asks for."""
+        """Delete jobs that are done. Keep those that were cancelled: nobody asks for that."""
         await super().log_jobs([each for each in job_status if each[1] != "canceled"])
 
     async def retry_job(
@@ -165,7 +168,7 @@ CLEAN = (
 
 
 class Worker(Runner):
-    """Runs the jobs of the queue on PostgreSQL, which keeps those that have failed for good."""
+    """Runs the jobs of the queue on PostgreSQL, and keeps those that have failed for good."""
 
     on_failure: OnFailure = "hold"
 
@@ -174,12 +177,12 @@ class Worker(Runner):
         self._lost = queries.lost
 
     def check(self, row: Row) -> None:
-        """Raise WorkerLostError if the job was being run when several workers died."""
+        """Raise WorkerLostError if LOSSES workers have died while they ran the job."""
         if (lost := self._lost.pop(row.id, 0)) >= LOSSES:
             raise WorkerLostError(f"{lost} workers died while they ran it")
 
     async def clean(self, _: Schedule | None = None) -> None:
-        """Delete what the queue has logged long ago."""
+        """Delete the old entries of the queue's log."""
         kept = timedelta(days=self.settings.jobs_log_days)
         for statement in CLEAN:
             await self.queries.driver.execute(statement, kept)
@@ -189,7 +192,7 @@ class Worker(Runner):
 async def database_queue(
     engine: AsyncEngine, listening_engine: AsyncEngine | None = None
 ) -> AsyncIterator[JobQueries]:
-    """Yield the queue on PostgreSQL; `listening_engine` is for the connection that listens."""
+    """Yield the queue on PostgreSQL; `listening_engine`, or else `engine`, listens for jobs."""
     driver = EngineDriver(engine, listening_engine or engine)
     queries = JobQueries(driver, **builders())
     try:

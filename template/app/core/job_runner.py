@@ -1,4 +1,4 @@
-"""Runs the jobs of the service: on SQLite in the process itself, on PostgreSQL in a worker."""
+"""Run the jobs of the service: on SQLite in its own process, on PostgreSQL in a worker."""
 
 import asyncio
 import logging
@@ -23,11 +23,11 @@ from app.core.jobs import AnyJob, JobContext, Jobs
 
 HOUSEKEEPING = "app.core.housekeeping"
 OFTEN = "*/10 * * * *"
-"""When the log of jobs is cleaned. A schedule of a worker that died is also looked for then."""
+"""When the log of jobs is cleaned, and schedules of dead workers are taken over."""
 
 STOPS = "the worker stops"
 PAUSE = 0.05
-"""Seconds between two looks at what is left in memory."""
+"""Seconds between two checks for jobs that are left in memory."""
 
 logger = logging.getLogger(__name__)
 tracer = trace.get_tracer(__name__)
@@ -37,7 +37,7 @@ class Runner:
     """Runs jobs until it is told to stop."""
 
     on_failure: OnFailure = "delete"
-    """What becomes of a job that has failed for good."""
+    """What to do with a job that has failed for good."""
 
     def __init__(self, app: FastAPI, state: Mapping[str, Any], queries: RepositoryPort) -> None:
         self._app = app
@@ -66,7 +66,7 @@ class Runner:
             self._engine.schedule(job.name, job.schedule)(enqueue)
 
     async def run_until(self, stop: asyncio.Event) -> None:
-        """Run jobs until `stop` is set; then finish those that run, or give them back in time."""
+        """Run jobs until `stop` is set; then finish running jobs, or put them back in the queue."""
         timeout = timedelta(seconds=self.settings.jobs_heartbeat_timeout)
         batch = max(self.settings.jobs_concurrency // 2, 1)
         running = asyncio.create_task(
@@ -90,7 +90,7 @@ class Runner:
         await running
 
     async def execute(self, job: AnyJob, row: Row) -> None:
-        """Run a job. Raises RetryRequested when it is to be run again, or what it raised last."""
+        """Run a job. Raises RetryRequested if it should run again, otherwise the job's error."""
         with (
             bound_contextvars(job=job.name, job_id=row.id),
             tracer.start_as_current_span(
@@ -111,7 +111,7 @@ class Runner:
     async def _attempt(self, job: AnyJob, row: Row) -> None:
         attempt = row.attempts + 1
         self.check(row)
-        if self._gives_back:  # it was fetched when the worker was told to stop
+        if self._gives_back:  # it was fetched as the worker was told to stop
             raise RetryRequested(timedelta(0), STOPS)
         context = JobContext(self._app.state.session_factory, self.settings, self._state, attempt)
         task = asyncio.create_task(job(context, **job.load(row.payload)))
@@ -135,10 +135,10 @@ class Runner:
             self._running.discard(task)
 
     def check(self, row: Row) -> None:
-        """Do nothing: no job survives the process that runs it."""
+        """Do nothing: jobs in memory do not survive their process."""
 
     async def clean(self, _: Schedule | None = None) -> None:
-        """Forget what the queue has logged."""
+        """Clear the queue's logs."""
         queue: Any = self.queries
         await queue.clear_queue_log()
         await queue.clear_statistics_log()
@@ -148,9 +148,9 @@ class Runner:
 async def run_here(
     app: FastAPI, state: Mapping[str, Any], queue: InMemoryQueries
 ) -> AsyncIterator[None]:
-    """Run the jobs of an application in its own process, from memory.
+    """Run an application's jobs in its own process, from memory.
 
-    When it stops, it still runs those that are due, as far as the time for requests suffices.
+    At shutdown, it still runs the jobs that are due, within the time that requests have.
     """
     stop = asyncio.Event()
     running = asyncio.create_task(Runner(app, state, queue).run_until(stop))

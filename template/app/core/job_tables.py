@@ -1,8 +1,8 @@
-"""The tables of the queue of jobs, which a migration creates on PostgreSQL.
+"""The tables of the job queue, which a migration creates on PostgreSQL.
 
-A migration must stay what it was when it ran, so this is the schema of PgQueuer 1.6, whichever
-version is installed. When a newer version needs another one, tests/core/test_jobs.py says so, and
-what to write into a revision of the project.
+A migration must not change after it has run, so this is the schema of PgQueuer 1.6, whichever
+version is installed. If a newer version needs another schema, tests/core/test_jobs.py fails, and
+says what to write in a new migration.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from alembic import op
 from pgqueuer.domain.settings import DBSettings, Durability
 from pgqueuer.domain.types import Channel
 
-# Not read from the environment, where PgQueuer also looks for names such as CHANNEL and FUNCTION.
+# `model_construct` does not read the environment, where PgQueuer looks for CHANNEL and FUNCTION.
 NAMES = DBSettings.model_construct(
     prefix="",
     db_schema=None,
@@ -35,19 +35,19 @@ TABLES = (
 
 
 def is_of_jobs(name: str | None) -> bool:
-    """Return whether a table or a type in the database belongs to the queue of jobs."""
+    """Return whether the table or type `name` belongs to the job queue."""
     return name in {*TABLES, NAMES.queue_status_type}
 
 
 def create_job_tables() -> None:
-    """Create the tables of jobs, in a migration. On SQLite there are none."""
+    """Create the tables of the job queue, in a migration. On SQLite, do nothing."""
     if is_on_postgresql():
         for statement in CREATE:
             op.execute(statement)
 
 
 def drop_job_tables() -> None:
-    """Drop the tables of jobs, with the jobs in them, in the downgrade of a migration."""
+    """Drop these tables and the jobs in them, in a downgrade. On SQLite, do nothing."""
     if is_on_postgresql():
         for table in TABLES:
             op.execute(f"DROP TABLE {table}")
@@ -56,7 +56,7 @@ def drop_job_tables() -> None:
 
 
 def is_on_postgresql() -> bool:
-    """Return whether the migration runs on PostgreSQL, also when it is only printed."""
+    """Return whether the migration is for PostgreSQL, even if its SQL is only printed."""
     context: Any = op.get_context()
     return bool(context.dialect.name == "postgresql")
 

@@ -1,18 +1,18 @@
-"""Jobs: what has to happen after the response, and is not lost when a process dies.
+"""Jobs: work that happens after the response, and is not lost if a process dies.
 
-A job is an async function, and belongs next to the feature that needs it:
+A job is an async function. Put it next to the feature that needs it:
 
     @job()
     async def send_welcome(context: JobContext, user_id: int) -> None: ...
 
     await send_welcome.enqueue(session, user_id=user.id)
 
-`build_app` takes all jobs of the service (`jobs=` in app/main.py). A job belongs to the transaction
-of `session`: rolled back, it never was; committed, it runs at least once.
+Pass all jobs of the service to `build_app` (`jobs=` in app/main.py). A job belongs to the
+transaction of `session`: it runs at least once after a commit, and never after a rollback.
 
-On PostgreSQL, jobs are rows. Workers run them (`uv run poe worker`), and take over what a worker
-that died has left. On SQLite, the process itself runs its jobs, from memory: what has not run when
-it dies is lost, and each process runs its own schedules.
+On PostgreSQL, jobs are rows. Workers run them (`uv run poe worker`), and take over the jobs of a
+worker that has died. On SQLite, each process runs its own jobs and schedules, from memory: when it
+dies, it loses the jobs that have not run.
 """
 
 import dataclasses
@@ -53,7 +53,7 @@ LONGEST_DELAY = timedelta(hours=1)
 
 @dataclass(frozen=True)
 class JobContext:
-    """What a job works with: a job has no request, and opens its own sessions."""
+    """What a job gets: it has no request, and opens its own sessions."""
 
     session_factory: async_sessionmaker[AsyncSession]
     settings: "Settings"
@@ -92,13 +92,13 @@ class Job(Generic[P]):
         self._arguments = TypeAdapter[Any](dataclasses.make_dataclass(self.name, fields))
 
     async def __call__(self, context: JobContext, *args: P.args, **kwargs: P.kwargs) -> None:
-        """Run the job now, without the queue, as any function."""
+        """Run the job now, without the queue, like any function."""
         await self.function(context, *args, **kwargs)
 
     async def enqueue(self, session: AsyncSession, *args: P.args, **kwargs: P.kwargs) -> None:
         """Write the job in the transaction of `session`; it runs after the commit.
 
-        Raises ValidationError for arguments of other types.
+        Raises ValidationError if an argument has the wrong type.
         """
         await write(session, self.name, self.dump(*args, **kwargs))
 
@@ -116,7 +116,7 @@ class Job(Generic[P]):
         return self._arguments.dump_json(self._arguments.validate_python(arguments))
 
     def load(self, payload: bytes | None) -> dict[str, Any]:
-        """Return the arguments that `dump` has written. Raises ValidationError."""
+        """Return the arguments from the JSON of `dump`. Raises ValidationError."""
         arguments: dict[str, Any] = vars(self._arguments.validate_json(payload or b"{}"))
         return arguments
 
@@ -136,13 +136,13 @@ def job(
     delay: timedelta = timedelta(seconds=5),
     schedule: str | None = None,
 ) -> Callable[[Function[P]], Job[P]]:
-    """Make a job of an async function whose first parameter is a JobContext.
+    """Make an async function a job; its first parameter is a JobContext.
 
-    A job that raises is run again, `attempts` times in all: `delay` after the first attempt, then
-    twice as late each time, up to an hour. By default, these are 42 minutes. After the last attempt
-    it has failed for good, and waits for `uv run poe retry-jobs`.
+    If a job raises, it runs again, up to `attempts` times in all: `delay` after the first attempt,
+    then twice as long each time, up to an hour. With the defaults, this takes 42 minutes. After the
+    last attempt it has failed for good, and waits for `uv run poe retry-jobs`.
 
-    `schedule` is when the job runs by itself, once for all replicas: five fields of cron, in UTC.
+    `schedule` says when the job runs by itself, once for all replicas: five cron fields, in UTC.
     `name` is stored with each job, so keep it when you rename the function.
     """
 
@@ -153,7 +153,7 @@ def job(
 
 
 def builders() -> dict[str, Any]:
-    """Return what writes the SQL of the queue, with the names in app/core/job_tables.py."""
+    """Return the builders of the queue's SQL, with the names in app/core/job_tables.py."""
     return {
         "qbe": QueryBuilderEnvironment(NAMES),
         "qbq": QueryQueueBuilder(NAMES),
@@ -171,20 +171,20 @@ class Jobs:
     """The jobs of a service, and their queue on SQLite. Sessions carry this in their `info`."""
 
     known: Mapping[str, AnyJob] | None = None
-    """By name; None if nobody knows them."""
+    """By name; None if they are not known."""
     queue: InMemoryQueries | None = None
-    """The queue in memory; None if jobs are rows."""
+    """The queue in memory; None if jobs are rows in the database."""
 
     @property
     def info(self) -> dict[str, Any]:
-        """The `info` of sessions, for their factory."""
+        """The `info` for the session factory."""
         return {KEY: self}
 
 
 def collect(jobs: Iterable[AnyJob]) -> dict[str, AnyJob]:
     """Return the jobs by name.
 
-    Raises ValueError for two with the same name, and for a schedule that is not one of cron.
+    Raises ValueError for two jobs with the same name, and for an invalid cron schedule.
     """
     known: dict[str, AnyJob] = {}
     schedules = SchedulerManager(local_queue())
@@ -244,7 +244,7 @@ class Outbox:
         self._jobs.append((transaction, queue, new))
 
     def _hand_over(self, session: Session) -> None:
-        if session.in_nested_transaction():  # a savepoint, which the transaction may still undo
+        if session.in_nested_transaction():  # a savepoint, which may still be rolled back
             return
         jobs, self._jobs = self._jobs, []
         for _, queue, new in jobs:
@@ -259,7 +259,7 @@ class Outbox:
 
 
 def run_at_once(coroutine: Coroutine[Any, Any, object]) -> None:
-    """Run a coroutine that waits for nothing, as those of the queue in memory do."""
+    """Run a coroutine that never waits, like those of the queue in memory."""
     with suppress(StopIteration):
         coroutine.send(None)
 

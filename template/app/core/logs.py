@@ -1,7 +1,7 @@
 """Logging: everything goes to stderr, in one format.
 
-The format is JSON in staging and production, and text otherwise. `logging` and structlog produce
-the same lines: with the id of the request, without secrets, and without line breaks.
+The format is JSON in staging and production, and text elsewhere. `logging` and structlog produce
+the same lines: with the request's id, without secrets, and without line breaks.
 """
 
 import logging
@@ -28,7 +28,7 @@ SECRETS = re.compile(
     r"""
       eyJ (?<![\w-]eyJ) [\w-]++ \.[\w-]++ (?:\.[\w-]*+)?  # a JSON Web Token
     | [Bb][Ee][Aa][Rr][Ee][Rr]\s+ [\w.~+/=-]{8,}           # any other token
-    | \$[\w-]++\$ [\w$=,./+-]{16,}                         # the hash of a password
+    | \$[\w-]++\$ [\w$=,./+-]{16,}                         # a password hash
     | :// [^\s/@:]*+ : [^\s/@]+ @                          # user and password in a URL
     """,
     re.VERBOSE,
@@ -52,7 +52,7 @@ def configure_logging(settings: ServiceSettings) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(make_formatter(settings, handler.stream))
     root.addHandler(handler)
-    # Libraries log warnings and errors only: their other lines are many, with URLs and values.
+    # Of libraries, log only warnings and errors: they log much else, with URLs and values.
     level = logging.getLevelNamesMapping()[settings.log_level]
     root.setLevel(max(level, logging.WARNING))
     logging.getLogger("app").setLevel(level)
@@ -114,11 +114,11 @@ def say_when_and_who(_: object, __: str, event: EventDict) -> EventDict:
         "event": str(event["event"]).rstrip(),
         "logger": record.name,
     }
-    return {**first, **event, **first}  # which the event cannot overwrite
+    return {**first, **event, **first}  # again, so that the event cannot overwrite them
 
 
 def mask_values(_: object, __: str, event: EventDict) -> EventDict:
-    """Mask values that look like secrets or have the name of one."""
+    """Mask values that look like secrets or are named like one."""
     return mask_mapping(event)
 
 
@@ -134,14 +134,14 @@ def mask_mapping(values: Mapping[Any, Any]) -> dict[str, Any]:
 
 
 def mask_text(text: str) -> str:
-    """Return a text with everything masked that looks like a secret."""
+    """Return a text in which everything that looks like a secret is masked."""
     if "@" in text or "%40" in text:
         text = EMAIL_ADDRESS.sub(MASK, text)
     return SECRETS.sub(MASK, text)
 
 
 def mask(value: object) -> Any:
-    """Return a value for JSON with everything masked that looks like a secret."""
+    """Return a value for JSON in which everything that looks like a secret is masked."""
     if isinstance(value, str):
         return mask_text(value)
     if value is None or isinstance(value, int | float):
@@ -178,5 +178,5 @@ def indent_lines(value: object) -> str:
 
 
 def is_no_websocket_line(record: logging.LogRecord) -> bool:
-    """Return False for uvicorn's records of WebSockets."""
+    """Return False for uvicorn's records about WebSockets."""
     return not str(record.msg).startswith(WEBSOCKET_LINES)

@@ -1,4 +1,4 @@
-"""Check whether the database has the migrations of this code."""
+"""Check whether the database has this code's migrations."""
 
 import logging
 from functools import cache
@@ -28,7 +28,7 @@ def read_revisions() -> Revisions:
     try:
         script = ScriptDirectory.from_config(Config(toml_file=ROOT / "pyproject.toml"))
     except CommandError as error:
-        logger.warning("Whether the database is migrated, nobody can tell: %s", error)
+        logger.warning("Cannot tell whether the database is migrated: %s", error)
         return Revisions(frozenset(), frozenset())
     known = frozenset(revision.revision for revision in script.walk_revisions())
     return Revisions(known, frozenset(script.get_heads(consider_depends_on=True)))
@@ -37,8 +37,8 @@ def read_revisions() -> Revisions:
 def is_behind(connection: Connection, revisions: Revisions) -> bool:
     """Return whether the database lacks a migration.
 
-    If it has a revision that this code does not know, it is ahead: a deployment has migrated it
-    and not yet replaced this process.
+    If it has a revision that this code does not know, it is ahead: a deployment has migrated it,
+    but has not yet replaced this process.
     """
     options = migration_options()
     name = options.get("version_table", "alembic_version")

@@ -1,4 +1,4 @@
-"""Wake up whoever waits for a change in the database, in every process of the service."""
+"""Wake up code that waits for a change in the database, in every process of the service."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ from app.core.unavailable import reason
 
 CHANNEL = "app_notifications"
 HEARTBEAT = 10.0
-"""How often, in seconds, the connection is tried, and how long the server may take to respond."""
+"""How often, in seconds, the connection is tested, and how long the server may take to respond."""
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0
 """Seconds between two attempts to connect."""
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 
 class WakeUp:
-    """What a subscriber waits for. It remembers a wake-up that nobody waits for yet."""
+    """What a subscriber waits for. It remembers a wake-up that comes before the wait."""
 
     def __init__(self) -> None:
         self._event = anyio.Event()
@@ -41,17 +41,17 @@ class WakeUp:
 class Notifications:
     """Wakes up the subscribers of a topic when a transaction that concerns them is committed.
 
-    Subscribers in this process are woken on every database. On PostgreSQL with asyncpg, those in
-    other processes are too, by LISTEN and NOTIFY. A process has one connection for this, whatever
-    the number of subscribers, and none without subscribers.
+    It wakes subscribers in this process on every database. On PostgreSQL with asyncpg, it also
+    wakes those in other processes, by LISTEN and NOTIFY. For this, a process has one connection,
+    however many subscribers it has, and none without subscribers.
 
-    A wake-up says no more than "look at the database". One may come without a change, and all
-    subscribers get one whenever the connection was made, for what they may have missed.
+    A wake-up only means "look at the database". One may come without a change, and all subscribers
+    get one each time the connection is made, because they may have missed some.
     """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
-        """The engine of connections that listen."""
+        """The engine of the connection that listens."""
         self._topics: dict[str, set[WakeUp]] = {}
         self._needed = asyncio.Event()  # while there are subscribers
         self._doubtful = asyncio.Event()  # the connection is lost, or no longer needed
@@ -60,7 +60,7 @@ class Notifications:
     async def notify(self, session: AsyncSession, topic: str) -> None:
         """Wake up the subscribers of `topic` when the transaction of `session` is committed.
 
-        PostgreSQL takes up to 8,000 bytes: put into the topic whom it concerns, not what is new.
+        PostgreSQL allows 8,000 bytes: a topic says whom a change concerns, not what has changed.
         """
         if session.get_bind().dialect.name == "postgresql":
             await session.execute(select(func.pg_notify(CHANNEL, topic)))
@@ -68,7 +68,7 @@ class Notifications:
 
     @contextmanager
     def subscribe(self, topic: str) -> Iterator[WakeUp]:
-        """Give what is set for each notification of `topic` from now on."""
+        """Yield a WakeUp that is set by each notification of `topic` from now on."""
         subscriber = WakeUp()
         self._topics.setdefault(topic, set()).add(subscriber)
         self._needed.set()
@@ -89,7 +89,7 @@ class Notifications:
 
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[None]:
-        """Listen to other processes while the context lasts."""
+        """Listen to other processes until the context ends."""
         task = asyncio.create_task(self._listen())
         try:
             yield
@@ -112,7 +112,7 @@ class Notifications:
                 self._delay = min(2 * self._delay, LONGEST_DELAY)
 
     async def _listen_on(self, connection: Any) -> None:
-        """Listen while there are subscribers. Raises what the driver does, if that fails."""
+        """Listen while there are subscribers. Raises the driver's error if that fails."""
         self._doubtful.clear()
         connection.add_termination_listener(lambda *_: self._doubtful.set())
         await connection.add_listener(CHANNEL, lambda *arguments: self.wake(arguments[-1]))
@@ -127,12 +127,12 @@ class Notifications:
 
 
 PENDING = object()
-"""The key of a session's `info` for those whom the end of its transaction wakes."""
+"""The key in a session's `info` of the topics to wake when its transaction ends."""
 
 
 @event.listens_for(Session, "after_transaction_end")
 def wake_pending(session: Session, transaction: SessionTransaction) -> None:
-    """Wake up those whom a transaction concerns, at its end; after a rollback without a reason."""
+    """Wake up the subscribers that a transaction concerns when it ends, even by a rollback."""
     if transaction.parent is None:
         for notifications, topic in session.info.pop(PENDING, ()):
             notifications.wake(topic)
@@ -140,7 +140,7 @@ def wake_pending(session: Session, transaction: SessionTransaction) -> None:
 
 @asynccontextmanager
 async def open_driver_connection(engine: AsyncEngine) -> AsyncIterator[Any]:
-    """Yield a connection of the driver that belongs to no pool; close it afterwards."""
+    """Yield a driver connection that belongs to no pool; close it afterwards."""
     async with engine.connect() as connection:
         raw_connection = await connection.get_raw_connection()
         driver_connection = raw_connection.driver_connection

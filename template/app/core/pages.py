@@ -1,8 +1,8 @@
 """Cursor (keyset) pagination: each page starts after the last row of the previous one.
 
-The cost of a page does not grow with its depth, if there is an index on the columns of the filter
-followed by those of the order. If rows are inserted or deleted between two pages, no other row is
-repeated or skipped.
+Later pages are as fast as the first if an index has the columns of the filter, followed by those
+of the sort order. Rows that are inserted or deleted between two pages do not make other rows
+appear twice or get skipped.
 """
 
 from base64 import b64decode, urlsafe_b64encode
@@ -51,7 +51,7 @@ class PageParams(BaseModel):
 
 @dataclass(frozen=True)
 class Page(Generic[RowT]):
-    """Some rows of a list, and the cursor of the next page, None on the last page."""
+    """Some rows of a list, and the cursor of the next page, or None on the last page."""
 
     items: Sequence[RowT]
     next_cursor: str | None
@@ -67,7 +67,7 @@ class Keyset:
         page = await NEWEST_FIRST.page(session, select(Item).where(...), params)
 
     A cursor contains the values of these columns, and clients can read them. It is not signed: a
-    forged cursor is just another position in the rows that the query selects.
+    forged cursor only selects another position in the results of the query.
     """
 
     def __init__(self, *columns: InstrumentedAttribute[Any], descending: bool = False) -> None:
@@ -88,7 +88,7 @@ class Keyset:
     ) -> Page[RowT]:
         """Return a page of the results of `query`.
 
-        Raises RequestValidationError if the cursor is malformed or belongs to another order.
+        Raises RequestValidationError if the cursor is malformed or is from another sort order.
         """
         if params.cursor is not None:
             query = query.where(self._after(params.cursor))
@@ -125,7 +125,7 @@ def whole(bits: int) -> Any:
     return Annotated[int, Field(ge=-(2**bits), lt=2**bits)]
 
 
-# The values that a cursor may contain for a type of column: only what both databases accept.
+# The values that a cursor may contain, by column type: only what both databases accept.
 KINDS: dict[type[Any], Any] = {
     SmallInteger: whole(15),
     BigInteger: whole(63),

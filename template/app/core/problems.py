@@ -1,4 +1,4 @@
-"""Turn errors into problem details, in this one place.
+"""Turn all errors into problem details.
 
 https://www.rfc-editor.org/rfc/rfc9457
 """
@@ -32,14 +32,14 @@ REFUSALS = {
 }
 SCHEMAS = "#/components/schemas/"
 EMPTY: Mapping[str, object] = {}
-# Older Python versions have other names for these two than RFC 9110.
+# Older Python versions do not name these two as RFC 9110 does.
 TITLES = phrases | {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 class ProblemError(HTTPException):
-    """The base class of a feature's own errors. Each defines its status, type and title once.
+    """The base class of a feature's own errors. Each class defines its status, type and title.
 
-    `type` is for programs, and must not change when the title does::
+    Programs rely on `type`, so keep it when you change the title::
 
         class OutOfStockError(ProblemError):
             status_code = status.HTTP_409_CONFLICT
@@ -56,7 +56,7 @@ class ProblemError(HTTPException):
 
 
 def responses_of(*errors: type[ProblemError]) -> dict[int | str, dict[str, Any]]:
-    """Declare what an endpoint raises: `@router.post(..., responses=responses_of(...))`."""
+    """Return the errors as `responses`: `@router.post(..., responses=responses_of(...))`."""
     titles = defaultdict(list)
     for error in errors:
         titles[error.status_code].append(error.title)
@@ -99,7 +99,7 @@ class ProblemResponse(JSONResponse):
 
 
 def add_problem_details(app: FastAPI) -> None:
-    """Answer all errors of `app` with problem details, and declare them in its OpenAPI document."""
+    """Answer all errors of `app` with problem details; declare them in its OpenAPI document."""
     app.add_exception_handler(StarletteHTTPException, answer_http_exception)  # type: ignore[arg-type]
     app.add_exception_handler(RequestValidationError, answer_invalid_request)  # type: ignore[arg-type]
     app.add_exception_handler(Exception, answer_unexpected_error)
@@ -139,7 +139,7 @@ def problem(
 
 
 async def answer_http_exception(request: Request, error: StarletteHTTPException) -> Response:
-    """Answer an HTTPException. If its `detail` is a dict, it becomes members."""
+    """Answer an HTTPException. If its `detail` is a dict, its items become members."""
     if error.status_code < status.HTTP_400_BAD_REQUEST:  # a redirect, say
         return await http_exception_handler(request, error)
     detail: object = error.detail
@@ -150,18 +150,18 @@ async def answer_http_exception(request: Request, error: StarletteHTTPException)
 
 
 async def answer_invalid_request(request: Request, error: RequestValidationError) -> Response:
-    """Answer 422 without the input, which can be a secret."""
+    """Answer 422, without the input, which can be a secret."""
     members = {"errors": invalid_parts(error)}
     return problem(request, status.HTTP_422_UNPROCESSABLE_CONTENT, members)
 
 
 async def answer_unexpected_error(request: Request, _: Exception) -> Response:
-    """Answer 500 without details, which the server logs."""
+    """Answer 500, without details: the server logs them."""
     return problem(request, status.HTTP_500_INTERNAL_SERVER_ERROR)
 
 
 class RefusalProblems:
-    """Replaces plain-text responses of the framework's middlewares with problems."""
+    """Replaces plain-text responses of the framework's middleware with problems."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -213,7 +213,7 @@ def invalid_parts(error: RequestValidationError) -> list[dict[str, Any]]:
 
 
 def declare_problems(document: dict[str, Any]) -> None:
-    """Declare problems in an OpenAPI document: those of features, and those of FastAPI."""
+    """Declare the problems of features and of FastAPI in an OpenAPI document."""
     for operations in document["paths"].values():
         for operation in operations.values():
             declared = operation["responses"]

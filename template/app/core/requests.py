@@ -1,4 +1,4 @@
-"""Log each request: its id in all lines, and one line at its end."""
+"""Log each request: one line when it ends, and its id in all its lines."""
 
 import logging
 import re
@@ -12,11 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars, clear_contextvars
 
 HEADER = b"x-request-id"
-# The ids that clients may send: without characters that have a meaning in logs or elsewhere.
+# The ids that clients may send: without characters that mean something in logs or elsewhere.
 SANE_ID = re.compile(rb"[A-Za-z0-9_.:=+/-]{1,128}")
 # https://www.w3.org/TR/trace-context/#traceparent-header
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-# The messages that begin an answer, and the status of those that do not name one.
+# The messages that begin a response, with the status of those that contain none.
 BEGINNINGS = {
     "http.response.start": None,
     "websocket.accept": status.HTTP_101_SWITCHING_PROTOCOLS,
@@ -28,10 +28,10 @@ logger = logging.getLogger("app.access")
 
 
 class RequestMiddleware:
-    """Gives each request an id, `scope["request_id"]`, and logs one line at its end.
+    """Gives each request an id, `scope["request_id"]`, and logs one line when it ends.
 
-    The id is the client's `X-Request-ID` or a new one. The response has it as a header, and all log
-    lines of the request contain it.
+    The id is the client's `X-Request-ID` or a new one. It is in the same header of the response,
+    and in all log lines of the request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -43,7 +43,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         scope["request_id"], trace_id = identify(scope)
-        # What is bound stays so: the server logs in the same task what the application raises.
+        # Not cleared afterwards: the server logs the application's exceptions in the same task.
         clear_contextvars()
         bind_contextvars(request_id=scope["request_id"], **trace_id)
         exchange = Exchange(scope, receive, send)
@@ -54,7 +54,7 @@ class RequestMiddleware:
 
 
 def identify(scope: Scope) -> tuple[str, dict[str, str]]:
-    """Return the id of a request, and the id of its trace, if there is one."""
+    """Return the id of a request, and the id of its trace, if it has one."""
     request_id, parent = b"", b""
     for name, value in scope["headers"]:
         if name == HEADER:
@@ -82,7 +82,7 @@ class Exchange:
         self._outcome: dict[str, Any] = {"status": None}
 
     async def receive(self) -> Message:
-        """Receive a message; note that the client has disconnected."""
+        """Receive a message; note whether the client has disconnected."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             if not self._is_over:
@@ -99,7 +99,7 @@ class Exchange:
             message = self._with_id(message)
         elif kind == "websocket.close":
             if self._outcome["status"] is None:
-                self._outcome["status"] = status.HTTP_403_FORBIDDEN  # what servers answer then
+                self._outcome["status"] = status.HTTP_403_FORBIDDEN  # which servers then send
             else:
                 self._outcome["code"] = message.get("code", status.WS_1000_NORMAL_CLOSURE)
         await self._send(message)
@@ -132,8 +132,8 @@ class Exchange:
 
 
 def route_of(scope: Scope) -> str | None:
-    """Return the template of the path that serves a request, such as `/things/{thing_id}`."""
-    # FastAPI has one with the prefix of include_router here, and nowhere public.
+    """Return the path template of the route for a request, such as `/things/{thing_id}`."""
+    # Only FastAPI's private context has the prefix of include_router.
     route = scope.get("fastapi", {}).get("effective_route_context") or scope.get("route")
     path: str | None = getattr(route, "path_format", None)
     mounted_at: str = scope.get("root_path", "").removeprefix(scope.get("app_root_path", ""))

@@ -1,4 +1,4 @@
-"""What happens when the process is told to stop: streams end, and the rest is answered in time."""
+"""Shut down gracefully: streams end at once, and other requests have a time limit."""
 
 import asyncio
 import logging
@@ -24,9 +24,9 @@ logger = logging.getLogger(__name__)
 
 
 class Stopping:
-    """Whether the service stops, and how long each request may then go on.
+    """Whether the service is stopping, and how long each request may then continue.
 
-    `timeout` is in seconds; what takes longer is given up.
+    `timeout` is in seconds; requests that take longer are cancelled.
     """
 
     def __init__(self, timeout: float) -> None:
@@ -41,27 +41,27 @@ class Stopping:
 
     @property
     def seconds_left(self) -> float:
-        """How long what is running may still go on, at most; 0 when the time is over."""
+        """How long running requests may continue at most; 0 when the time is up."""
         if self._began_at is None:
             return self.timeout
         return max(0.0, self._began_at + self.timeout - asyncio.get_running_loop().time())
 
     def begin(self) -> None:
-        """Stop. Supervisors may say so twice, to a parent process and to its children."""
+        """Begin to stop. A second call has no effect: supervisors may send a signal twice."""
         if self._began_at is None:
             self._began_at = asyncio.get_running_loop().time()
             for request, seconds in self._open.items():
                 request.reschedule(self._began_at + seconds)
 
     def limit(self, request: asyncio.Timeout, seconds: float) -> None:
-        """Let a request go on for so many seconds after the service was told to stop."""
+        """Let a request continue for `seconds` after the service is told to stop."""
         self._open[request] = seconds
         if self._began_at is not None and not request.expired():
             request.reschedule(self._began_at + seconds)
 
     @asynccontextmanager
     async def limited(self, seconds: float) -> AsyncIterator[asyncio.Timeout]:
-        """Cancel what runs within, once its time is over; `expired()` of what it gives says so."""
+        """Cancel the code in the context when its time is up; yield its timeout."""
         try:
             async with asyncio.timeout(None) as request:
                 self.limit(request, seconds)
@@ -75,13 +75,14 @@ class Stopping:
 
 
 class StoppingMiddleware:
-    """Lets requests end in time when the service stops.
+    """Makes requests end in time when the service stops.
 
-    A server answers what is in flight before it exits, however long that takes. Here, streams of
-    server-sent events end at once: they never do so by themselves, and their clients connect again,
-    and say in `Last-Event-ID` what they have received. WebSockets are closed by the server, with
-    1012; an endpoint that does not receive, and so cannot notice, ends soon after. All else has the
-    time of `stopping`, and then is answered 503, or cut off if its response has begun.
+    A server finishes all open requests before it exits, however long that takes. Here, streams of
+    server-sent events end at once: they never end by themselves, and their clients connect again
+    and send the last event that they received in `Last-Event-ID`. The server closes WebSockets with
+    1012; an endpoint that does not receive, and so cannot notice, is cancelled soon after. All
+    other requests have the time of `stopping`; then they are answered with 503, or cut off if the
+    response has begun.
     """
 
     def __init__(self, app: ASGIApp, stopping: Stopping) -> None:
@@ -121,8 +122,8 @@ class StoppingMiddleware:
             async with self._stopping.limited(self._stopping.timeout) as request:
                 await self._app(scope, receive, send_and_note)
         except Exception as error:
-            # FastAPI passes events through a pipe, which may break when the stream is cancelled, or
-            # when its client leaves.
+            # FastAPI passes events through a pipe, which may break when the stream is cancelled or
+            # the client leaves.
             if not (is_stream() and (request.expired() or is_broken_pipe(error))):
                 raise
         if not request.expired():
@@ -148,7 +149,7 @@ class StoppingMiddleware:
         async def receive_and_note() -> Message:
             message = await receive()
             if message["type"] == "websocket.disconnect":
-                self._stopping.limit(socket, self._stopping.timeout)  # it knows, and cleans up
+                self._stopping.limit(socket, self._stopping.timeout)  # time for it to clean up
             return message
 
         async with self._stopping.limited(SOCKET_TIMEOUT) as socket:
@@ -156,20 +157,20 @@ class StoppingMiddleware:
 
 
 def begins_event_stream(message: Message) -> bool:
-    """Say whether a response that starts so is a stream of server-sent events."""
+    """Return whether this message starts a stream of server-sent events."""
     content_type: bytes = dict(message.get("headers", ())).get(b"content-type", b"")
     return content_type.startswith(b"text/event-stream")
 
 
 def is_broken_pipe(error: Exception) -> bool:
-    """Say whether nobody has received what a task has sent to another one, and nothing else."""
+    """Return whether the only error is that a task sent to one that no longer receives."""
     return isinstance(error, ExceptionGroup) and error.split(BrokenResourceError)[1] is None
 
 
 def with_close(message: Message, scope: Scope) -> Message:
-    """Add to a response that its connection ends, where the protocol knows connections.
+    """Add `Connection: close` to a response, if the protocol is HTTP/1.
 
-    A client that reads so does not send its next request while the server closes the connection.
+    This keeps the client from sending a request while the server closes the connection.
     """
     if not scope["http_version"].startswith("1"):
         return message
@@ -178,13 +179,13 @@ def with_close(message: Message, scope: Scope) -> Message:
 
 @contextmanager
 def when_told_to_stop(callback: Callable[[], object]) -> Iterator[None]:
-    """Call `callback` on the event loop when SIGINT or SIGTERM comes; then do what the server does.
+    """Call `callback` on the event loop on SIGINT or SIGTERM, besides the server's own handler.
 
-    The server ends the lifespan after it has answered all requests, which is too late. Where nobody
+    The server ends the lifespan after it has answered all requests, which is too late. If nothing
     handles these signals, as in tests, nothing changes.
     """
     handlers: dict[int, Handler] = {}
-    if threading.current_thread() is threading.main_thread():  # no other may handle signals
+    if threading.current_thread() is threading.main_thread():  # only this one can handle signals
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler) and handler is not signal.default_int_handler:

@@ -1,4 +1,4 @@
-"""Traces and metrics by OpenTelemetry, where its variables name a collector."""
+"""Traces and metrics by OpenTelemetry, if its variables name a collector."""
 
 import os
 from typing import Any
@@ -17,17 +17,17 @@ tracer = trace.get_tracer(__name__)
 
 
 def is_probe(scope: Scope) -> bool:
-    """Say whether a request is one of the probes, of which there are many."""
+    """Return whether a request is a health probe; these are too many to trace."""
     return scope["path"] in PROBES
 
 
-# FastAPI imports the SDK only where OTEL_EXPORTER_OTLP_ENDPOINT is set. The log is on stderr: sent
-# from there, it is masked.
+# FastAPI imports the SDK only if OTEL_EXPORTER_OTLP_ENDPOINT is set. Logs are not exported: on
+# stderr, their secrets are masked.
 TELEMETRY: TelemetryConfig = {"auto_configure": True, "logs": False, "exclude": is_probe}
 
 
 def read_telemetry_variables() -> None:
-    """Take the variables of OpenTelemetry from `.env` too, as if they were settings."""
+    """Read the variables of OpenTelemetry from `.env` too, as for settings."""
     file = env_file()
     for name, value in (dotenv_values(file) if file else {}).items():
         if name.startswith("OTEL_") and value:
@@ -35,7 +35,7 @@ def read_telemetry_variables() -> None:
 
 
 def trace_statements(engine: Engine) -> None:
-    """Make each statement of `engine` a span, where a tracer records; without its parameters."""
+    """Trace each statement of `engine`, without its parameters, if a tracer is configured."""
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return
     event.listen(engine, "before_cursor_execute", begin_span)
@@ -46,7 +46,7 @@ def trace_statements(engine: Engine) -> None:
 def begin_span(
     connection: Connection, _: object, statement: str, __: object, context: Any, ___: bool
 ) -> None:
-    """Begin the span of a statement; its attributes are those of the semantic conventions."""
+    """Begin the span of a statement, with the attributes of the semantic conventions."""
     operation = statement.split(maxsplit=1)[0].upper()
     context.span = tracer.start_span(
         operation,
@@ -65,7 +65,7 @@ def end_span(_: Connection, __: object, ___: str, ____: object, context: Any, __
 
 
 def fail_span(error: ExceptionContext) -> None:
-    """End the span of a statement that failed, without the error's message, which has values."""
+    """End the span of a failed statement, without the error message, which can contain values."""
     context: ExecutionContext | None = error.execution_context
     span: trace.Span | None = getattr(context, "span", None)
     if span is not None:

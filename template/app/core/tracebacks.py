@@ -1,4 +1,4 @@
-"""Tracebacks in the log: the service's own code, without what the framework runs around it."""
+"""Short tracebacks for the log: the service's own code, without the framework around it."""
 
 import sysconfig
 from pathlib import Path
@@ -11,11 +11,11 @@ AROUND = (
     *(sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")),
     str(Path(__file__).parent),
 )
-"""Where the code is that runs around the service's own: Python, packages, and app/core."""
+"""The code that runs around the service's own: Python, packages, and app/core."""
 
 
 def short_traceback(exc_info: ExceptionInfo) -> str:
-    """Format an exception in short."""
+    """Format an exception with only the service's own frames, and the one that raised."""
     exception = TracebackException.from_exception(exc_info[1])
     drop_frames(exception)
     return "".join(exception.format()).rstrip()

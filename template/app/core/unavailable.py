@@ -1,4 +1,4 @@
-"""A database that is away, too slow or full: how the errors are told apart, and answered."""
+"""Recognize and answer the errors of a database that is down, too slow or full."""
 
 import logging
 from inspect import isawaitable
@@ -31,15 +31,15 @@ logger = logging.getLogger(__name__)
 
 
 class DatabaseUnavailableError(OperationalError):
-    """The database is away, or does not answer in time. Another attempt may go well."""
+    """The database is down, or does not answer in time. Another attempt may succeed."""
 
 
 class DatabaseFullError(OperationalError):
-    """The database has no space left; what it holds can still be read."""
+    """The database has no space left; reading still works."""
 
 
 def tell_apart(context: ExceptionContext) -> OperationalError | None:
-    """Return what is raised instead, if the database is away, too slow or full.
+    """Return the error to raise instead if the database is down, too slow or full, else None.
 
     A listener for SQLAlchemy's event `handle_error`.
     """
@@ -58,7 +58,7 @@ def tell_apart(context: ExceptionContext) -> OperationalError | None:
 
 
 def kind_of(context: ExceptionContext) -> type[OperationalError] | None:
-    """Return the class for what has happened, or None if it is neither."""
+    """Return the class of the error to raise instead, or None to keep the original."""
     error = context.original_exception
     if not isinstance(error, Exception):  # cancelled
         return None
@@ -66,23 +66,23 @@ def kind_of(context: ExceptionContext) -> type[OperationalError] | None:
     state: str = getattr(error, "sqlstate", None) or ""
     if name == SQLITE_FULL or state == DISK_FULL:
         return DatabaseFullError
-    is_gone = context.is_disconnect or context.connection is None  # which could not be made
+    is_gone = context.is_disconnect or context.connection is None  # it could not connect
     if is_gone or name.startswith(SQLITE_UNAVAILABLE) or state.startswith(POSTGRESQL_UNAVAILABLE):
         return DatabaseUnavailableError
     return None
 
 
 def answer_database_errors(app: FastAPI) -> None:
-    """Answer 503 when the database is away or too slow, and 507 when it is full.
+    """Answer 503 when the database is down or too slow, and 507 when it is full.
 
-    In the form that the errors of `app` have. A WebSocket is closed with 1013.
+    The body is like that of other errors of `app`. A WebSocket is closed with 1013.
     """
     for error in (DatabaseUnavailableError, DatabaseFullError, PoolTimeoutError):
         app.add_exception_handler(error, answer_database_error)  # type: ignore[arg-type]
 
 
 async def answer_database_error(connection: HTTPConnection, error: Exception) -> Response | None:
-    """Answer as the application answers an HTTPException; log one line."""
+    """Answer with the application's handler of HTTPException; log one line."""
     answer = HTTPException(
         status.HTTP_503_SERVICE_UNAVAILABLE,
         NO_ANSWER,
@@ -104,6 +104,6 @@ async def answer_database_error(connection: HTTPConnection, error: Exception) ->
 
 
 def reason(error: BaseException) -> str:
-    """Say in one line, without the statement, what the driver or the pool said."""
+    """Return the first line of the driver's or the pool's message, without the statement."""
     original = getattr(error, "orig", None) or error
     return next(iter(str(original).splitlines()), "") or type(original).__name__

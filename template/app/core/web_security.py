@@ -1,4 +1,4 @@
-"""What every response owes to browsers: which hosts and origins are served, and some headers."""
+"""Security in browsers: the hosts and origins that are served, and response headers."""
 
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.core.config import ServiceSettings
 
 PROBES = {"/livez", "/readyz"}
-# Strict-Transport-Security is missing: it holds for all of a host, so it is for whoever has the
-# certificate to send, such as a reverse proxy.
+# Without Strict-Transport-Security: it applies to the whole host, so whatever has the certificate
+# should send it, such as a reverse proxy.
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "frame-ancestors 'none'",
@@ -23,7 +23,7 @@ def add_web_security(app: FastAPI, settings: ServiceSettings) -> None:
         app.add_middleware(TrustedHosts, allowed_hosts=settings.allowed_hosts, www_redirect=False)
     make_stack = app.build_middleware_stack
 
-    # Around all else, so that an error 500 has these headers too, and a page can read it.
+    # Around everything else, so that a 500 response has these headers too, and pages can read it.
     def build_middleware_stack() -> ASGIApp:
         stack = make_stack()
         if settings.cors_origins:
@@ -40,7 +40,7 @@ def add_web_security(app: FastAPI, settings: ServiceSettings) -> None:
 
 
 class TrustedHosts(TrustedHostMiddleware):
-    """Refuses other hosts with 400, except for the probes, which are called by address."""
+    """Refuses other hosts with 400, except for health probes, which use an IP address."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -49,9 +49,9 @@ class TrustedHosts(TrustedHostMiddleware):
 
 
 class SecurityHeaders:
-    """Adds HEADERS to each response; nobody stores one to a request with `Authorization`.
+    """Adds HEADERS to each response, and `no-store` if its request has `Authorization`.
 
-    What a response says itself of these headers stays.
+    It does not overwrite headers that a response already has.
     """
 
     def __init__(self, app: ASGIApp) -> None:

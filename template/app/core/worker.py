@@ -1,4 +1,4 @@
-"""The worker, which runs the jobs of the service on PostgreSQL, and what failed for good.
+"""The worker, which runs the jobs of the service on PostgreSQL, and commands for failed jobs.
 
 python -m app.core.worker            run jobs until SIGTERM
 python -m app.core.worker failed     list the jobs that have failed for good
@@ -25,9 +25,9 @@ from app.core.job_tables import NAMES
 from app.core.stopping import when_told_to_stop
 
 MOST = 1000
-"""How many failed jobs are listed, or run again, at once."""
+"""How many failed jobs a command lists, or runs again, at once."""
 BEAT = 5.0
-"""Seconds between two signs of life."""
+"""Seconds between two updates of the health file."""
 NO_TABLES = """\
 The database has no tables for jobs. Run the migrations: alembic upgrade head. If none creates these
 tables, write one that does, with `alembic revision -m "Add the tables of jobs"`:
@@ -72,10 +72,10 @@ def engine_of(app: FastAPI) -> AsyncEngine:
 
 
 async def work(app: FastAPI) -> None:
-    """Run jobs until SIGTERM or Ctrl-C; then finish those that run, or give them back."""
+    """Run jobs until SIGTERM or Ctrl-C; then finish running jobs, or put them back in the queue."""
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, ignore)  # and note it below, as under a server
+        signal.signal(number, ignore)  # when_told_to_stop handles it, as under a server
     with when_told_to_stop(stop.set):
         async with (
             app.router.lifespan_context(app) as state,
@@ -90,12 +90,12 @@ async def work(app: FastAPI) -> None:
 
 
 def ignore(*_: object) -> None:
-    """Let the process go on."""
+    """Do not stop the process."""
 
 
 @asynccontextmanager
 async def alive(app: FastAPI) -> AsyncIterator[None]:
-    """Touch the file that says that the event loop runs, if the settings name one."""
+    """Keep touching the health file, if the settings name one, while the event loop runs."""
     file: Path | None = app.state.settings.jobs_health_file
 
     async def beat() -> None:

@@ -139,4 +139,4 @@ async def test_code_without_migrations_is_ready(
 ) -> None:
     monkeypatch.setattr(migrations, "ROOT", tmp_path)
     assert read_revisions.__wrapped__() == NONE
-    assert "nobody can tell" in caplog.text
+    assert "Cannot tell whether the database is migrated" in caplog.text
