@@ -1,4 +1,4 @@
-"""Alembic's entry: where the models and the database are."""
+"""Run Alembic on the application's models and database."""
 
 import asyncio
 import logging
@@ -20,11 +20,11 @@ from app.core.job_tables import is_of_jobs
 from app.database import migration_options
 from app.settings import Settings
 
-with suppress(ImportError):  # only where the database is PostgreSQL
+with suppress(ImportError):  # only installed if the database is PostgreSQL
     # Alembic itself creates the type of an enum with its table, but never drops or changes it.
     import alembic_postgresql_enum
 
-    # The queue of jobs has a type of its own.
+    # The job queue has its own type.
     alembic_postgresql_enum.set_configuration(
         alembic_postgresql_enum.Config(include_name=lambda name: not is_of_jobs(name))
     )
@@ -35,7 +35,7 @@ LOCK_INTERVAL = 0.2  # seconds
 
 
 def configure(**options: Any) -> None:
-    """Configure Alembic with `options`, and those of app/database.py."""
+    """Configure Alembic with `options`, and those in app/database.py."""
     own = migration_options()
     render_own = own.pop("render_item", None)
     include_own = own.pop("include_name", None)
@@ -48,7 +48,7 @@ def configure(**options: Any) -> None:
         return rendered or False
 
     def include_name(name: str | None, type_: str, parents: Any) -> bool:
-        # No model describes the tables of jobs.
+        # The tables of the job queue have no models.
         if type_ == "table" and is_of_jobs(name):
             return False
         return include_own is None or bool(include_own(name, type_, parents))
@@ -63,9 +63,9 @@ def configure(**options: Any) -> None:
 
 @contextmanager
 def foreign_keys_ignored(connection: Connection) -> Iterator[None]:
-    """Let SQLite replace tables, as a migration does, and keep the rows that refer to them.
+    """Let a migration on SQLite replace tables, and keep the rows that refer to them.
 
-    Otherwise `DROP TABLE` deletes these rows, where they say ON DELETE CASCADE. No transaction may
+    Otherwise `DROP TABLE` deletes these rows if they have ON DELETE CASCADE. No transaction may
     have begun: https://sqlite.org/lang_altertable.html#making_other_kinds_of_table_schema_changes
     """
     if connection.dialect.name != "sqlite":
@@ -81,7 +81,7 @@ def foreign_keys_ignored(connection: Connection) -> Iterator[None]:
 
 
 def check_foreign_keys(connection: Connection) -> None:
-    """Raise IntegrityError when a row on SQLite refers to one that does not exist."""
+    """Raise IntegrityError if a row on SQLite refers to one that does not exist."""
     if connection.dialect.name != "sqlite":
         return
     statement = "PRAGMA foreign_key_check"
@@ -95,11 +95,11 @@ def check_foreign_keys(connection: Connection) -> None:
 
 @contextmanager
 def one_at_a_time(connection: Connection) -> Iterator[None]:
-    """Let others that migrate the same database wait; on SQLite, its transactions do."""
+    """Make others that migrate the same database wait; on SQLite, its transactions do."""
     if connection.dialect.name != "postgresql" or connection.in_transaction():
         yield
         return
-    # Who waits in pg_advisory_lock would itself hold up CREATE INDEX CONCURRENTLY.
+    # Waiting in pg_advisory_lock would block CREATE INDEX CONCURRENTLY.
     while not connection.scalar(select(func.pg_try_advisory_lock(LOCK))):
         connection.rollback()
         time.sleep(LOCK_INTERVAL)
@@ -114,9 +114,9 @@ def one_at_a_time(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def numbers_kept(connection: Connection) -> Iterator[None]:
-    """Let tables on SQLite that are replaced number their rows on from where they were.
+    """Keep numbering rows from the highest number when a migration on SQLite replaces a table.
 
-    Otherwise a new one begins after the last row that is left: see `number_rows_once`.
+    Otherwise the new table continues after its last row, see `number_rows_once`.
     """
     before = sequences(connection)
     yield
@@ -133,7 +133,7 @@ KEEP_NUMBER = """
 
 
 def sequences(connection: Connection) -> dict[str, int]:
-    """Return the highest number that each table on SQLite has given to a row."""
+    """Return the highest number that each table on SQLite has given a row."""
     if connection.dialect.name != "sqlite" or not inspect(connection).has_table("sqlite_sequence"):
         return {}
     rows = connection.execute(text("SELECT name, seq FROM sqlite_sequence"))
@@ -144,9 +144,9 @@ def migrate(connection: Connection) -> None:
     """Run the migrations that the command asks for on `connection`."""
     configure(
         connection=connection,
-        # SQLite cannot alter most of a table: Alembic makes it anew and copies the rows.
+        # SQLite can alter little of a table: Alembic creates a new one and copies the rows.
         render_as_batch=connection.dialect.name == "sqlite",
-        transactional_ddl=True,  # also on SQLite, as app.core.database begins transactions there
+        transactional_ddl=True,  # even on SQLite, where app.core.database begins transactions
     )
     with (
         one_at_a_time(connection),
@@ -161,10 +161,10 @@ def migrate(connection: Connection) -> None:
 async def connect_and_migrate() -> None:
     """Run the migrations on the database that the settings name."""
     logging.basicConfig(format="%(message)s")
-    for name in ("runtime.migration", "autogenerate"):  # what runs, and what is found
+    for name in ("runtime.migration", "autogenerate"):
         logging.getLogger(f"alembic.{name}").setLevel(logging.INFO)
     settings = load_settings(Settings)
-    # Past a pooler, which would lose the lock of `one_at_a_time`.
+    # Not through a pooler, which would lose the lock of `one_at_a_time`.
     engine = create_engine(settings.database_direct_url or settings.database_url)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(engine.dispose)
@@ -191,6 +191,6 @@ def write_sql() -> None:
 if context.is_offline_mode():
     write_sql()
 elif (connection := context.config.attributes.get("connection")) is not None:
-    migrate(connection)  # the tests bring one of their own
+    migrate(connection)  # the tests pass their own
 else:
     asyncio.run(connect_and_migrate())

@@ -1,7 +1,7 @@
 """Serve the database that DATABASE_URL names, for development, until Ctrl-C.
 
-The server is the one that the tests start too, so there is nothing to install. It keeps its data
-in .database/. It accepts connections from this machine only, and needs no password.
+The tests start the same server, so you need not install one. It keeps its data in .database/,
+accepts connections from this machine only, and needs no password.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ SUPERUSER = "postgres"
 
 
 def main() -> None:
-    """Start the server, print what it serves, and wait until it has stopped."""
+    """Start the server, print its URL, and wait until it has stopped."""
     url = make_url(load_settings(Settings).database_url)
     if url.get_backend_name() != "postgresql" or url.host not in LOCAL or not url.database:
         sys.exit(
@@ -60,7 +60,7 @@ def refuse_taken_port(url: URL) -> None:
 
 
 def prepare() -> PostgresServer:
-    """Create the data directory if it does not exist; for root, also the user who owns it."""
+    """Create the data directory if it does not exist; as root, also the user who owns it."""
     DIRECTORY.mkdir(exist_ok=True)
     try:
         server = get_server(DATA, start=False)
@@ -80,7 +80,7 @@ async def serve(url: URL, server: PostgresServer) -> None:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=True,  # it is for us to tell it of Ctrl-C
+            start_new_session=True,  # or Ctrl-C would reach it before us
         )
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):

@@ -35,7 +35,7 @@ MIGRATIONS = Path("migrations/versions")
 PROSE = {"", ".md"}  # LICENSE, README.md
 CONFLICT = {b"<<<<<<< before updating", b"<<<<<<< HEAD"}
 TAB = "\t"
-UV = os.environ.get("UV", "uv")  # the one that runs this, which need not be on the path
+UV = os.environ.get("UV", "uv")  # the one that runs this script may not be on the path
 GIT = "git" if Path.cwd() == PROJECT else f"git -C {shlex.quote(str(PROJECT))}"
 RESTORE = ("restore", "--source=HEAD", "--staged", "--worktree")
 GO_BACK = f"{GIT} {' '.join(RESTORE)}"
@@ -103,7 +103,7 @@ def names(said: str) -> list[str]:
     return [name for name in said.split("\0") if name]
 
 
-# ---- Before: is this project in a state to be updated? ----
+# ---- Before: can this project be updated? ----
 
 
 def refuse_unfit_project() -> None:
@@ -172,7 +172,7 @@ class Template:
         return dict(sorted(found.items()))
 
     def commit(self, name: str) -> str | None:
-        """Return the commit that `name` points to, None if it does not exist."""
+        """Return the commit that `name` points to, or None if it does not exist."""
         try:
             return git("rev-parse", "--verify", f"{name}^{{commit}}", cwd=self.clone).strip()
         except CommandError:
@@ -208,7 +208,7 @@ class Template:
 
 
 def parsed(tag: str) -> Version | None:
-    """Return the version in the name of a tag, None if there is none."""
+    """Return the version in the name of a tag, or None if it has none."""
     try:
         return Version(tag)
     except InvalidVersion:
@@ -258,7 +258,7 @@ def find_base(template: Template, answers: Mapping[str, Any]) -> str:
 
 
 def choose_release(template: Template, base: str, wanted: str | None) -> str | None:
-    """Return the release to update to: `wanted`, else the newest; None when there is none newer."""
+    """Return the release to update to: `wanted`, else the newest; None if none is newer."""
     releases = template.releases()
     if wanted is None:
         newest = list(releases.values())[-1:]
@@ -276,16 +276,16 @@ def choose_release(template: Template, base: str, wanted: str | None) -> str | N
 
 
 def settings(template: Template, directory: Path) -> dict[str, str]:
-    """Return an environment in which git ignores all user settings and knows the cloned template.
+    """Return an environment in which git ignores all user settings and uses the cloned template.
 
-    Copier works with git, and git merges, writes and lists files as its users have set it up.
+    Copier runs git, and user settings change how git merges, writes and lists files.
     """
     file = directory / "gitconfig"
     for name, value in {
-        "core.eol": "lf",  # as stored, on Windows too
+        "core.eol": "lf",  # as stored, even on Windows
         "core.attributesFile": os.devnull,
         "core.excludesFile": os.devnull,
-        "safe.directory": "*",  # the project may be another user's, as it is in CI
+        "safe.directory": "*",  # in CI, another user may own the project
         "user.name": "Update",
         "user.email": "update@localhost",
         # Without .git, which Copier adds to some addresses; git finds the clone either way.
@@ -319,7 +319,7 @@ class Rehearsal:
 
     @property
     def directory(self) -> Path:
-        """The directory of the project, which can be a folder of a larger repository."""
+        """The directory of the project, which can be a folder in a larger repository."""
         return self.scratch / "rehearsal" / self.prefix
 
     def git(self, *arguments: str | Path, feed: str = "") -> str:
@@ -327,16 +327,16 @@ class Rehearsal:
         return run("git", *arguments, cwd=self.directory, feed=feed, env=self.env)
 
     def copier(self, *arguments: str | Path) -> None:
-        """Run Copier; RefusedError when it fails."""
+        """Run Copier. Raises RefusedError if it fails."""
         command = (sys.executable, "-m", "copier", *arguments, "--defaults", "--quiet")
         try:
             run(*command, env=self.env)
         except CommandError as error:
-            last_words = str(error).splitlines()[-1]  # above them may be a traceback
+            last_words = str(error).splitlines()[-1]  # a traceback may precede them
             raise RefusedError(f"Copier failed: {last_words}") from error
 
     def render(self, answers: Mapping[str, Any], name: str, *asked: str) -> Path:
-        """Render the project with these answers, as it was before anybody edited it."""
+        """Render the project with these answers, without anybody's edits; return its directory."""
         file = self.scratch / f"{name}.yml"
         given = {name: value for name, value in answers.items() if not name.startswith("_")}
         file.write_text(yaml.safe_dump(given), encoding="utf-8")
@@ -397,7 +397,7 @@ def set_up(scratch: Path, env: Mapping[str, str]) -> Rehearsal:
 def rehearse(rehearsal: Rehearsal, release: str, data: list[str], template: Template) -> None:
     """Update the project in the separate repository, and note what needs attention."""
     before = read_answers(rehearsal.directory)
-    # Takes a while, and mostly is not needed.
+    # This takes a while, and is rarely needed.
     as_made = functools.cache(lambda: rehearsal.render(before, "as_made"))
     refuse_windows_line_ends(rehearsal, as_made)
     asked = [option for answer in data for option in ("--data", answer)]
@@ -417,7 +417,7 @@ def rehearse(rehearsal: Rehearsal, release: str, data: list[str], template: Temp
 
 
 def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> None:
-    """Raise RefusedError if files of the template have them: every line would conflict."""
+    """Raise RefusedError if the template's files have them: every line would conflict."""
     found = []
     for line in names(rehearsal.git("ls-files", "--eol", "-z")):
         ends, name = line.split("\t", 1)
@@ -435,7 +435,7 @@ def refuse_windows_line_ends(rehearsal: Rehearsal, as_made: Callable[[], Path]) 
 def changed_answers(
     before: Mapping[str, Any], after: Mapping[str, Any], asked_for: set[str]
 ) -> Iterator[str]:
-    """Yield answers that have changed although nobody asked for it."""
+    """Yield a problem for each answer that has changed although nobody asked for it."""
     questions = sorted(name for name in after if not name.startswith("_"))
     if unknown := asked_for.difference(questions):
         raise RefusedError(
@@ -451,7 +451,7 @@ def changed_answers(
 
 
 def lost_edits(rehearsal: Rehearsal, as_made: Callable[[], Path]) -> Iterator[str]:
-    """Yield edited files that the release deletes."""
+    """Yield a problem for each edited file that the release deletes."""
     for name in rehearsal.changed("D"):
         edited = rehearsal.git("rev-parse", f"{rehearsal.before}:./{name}")
         made = as_made() / name
@@ -496,7 +496,7 @@ def follow_answers(rehearsal: Rehearsal, asked: list[str], template: Template) -
     leave_migrations_in_use(rehearsal, nearest)
     refuse_edited_starters(rehearsal, nearest)
     for prose in (False, True):
-        # A text that was rewritten is not merged: a conflict in it would help nobody.
+        # Rewritten text is not merged: a conflict in it would help nobody.
         options = ("--strategy-option=ours",) if prose else ()
         files = [name for name in nearest.files if (Path(name).suffix in PROSE) == prose]
         older = rehearsal.commit(nearest.made, files)
@@ -512,9 +512,9 @@ def follow_answers(rehearsal: Rehearsal, asked: list[str], template: Template) -
 def possible_changes(
     rehearsal: Rehearsal, asked: list[str], template: Template
 ) -> Iterator[Change]:
-    """Give what the answers change at each release that the project has been at, newest first.
+    """Yield what the answers change at each release that the project has been at, newest first.
 
-    Updates leave seams and starters as they are. So they are of the release that brought them.
+    Updates do not change seams and starters, so these may come from any of these releases.
     """
     source = read_answers(rehearsal.directory)["_src_path"]
     touched = set(rehearsal.changed("AMD"))
@@ -540,14 +540,14 @@ def past_answers(template: Template) -> Iterator[dict[str, Any]]:
             answers = yaml.safe_load(git("show", f"{commit}:./{ANSWERS_FILE}"))
             known = template.commit(str(answers["_commit"]))
         except (CommandError, yaml.YAMLError, KeyError, TypeError):
-            continue  # it was deleted, or broken, for a while
+            continue  # the file was missing or broken in this commit
         if known and answers not in seen:
             seen.append(answers)
             yield answers
 
 
 def leave_migrations_in_use(rehearsal: Rehearsal, change: Change) -> None:
-    """Keep the migrations as they are if the team has its own, and yield a problem."""
+    """Leave the migrations as they are if the team has its own, and note a problem."""
     examples = {name for name in change.files if Path(name).parent == MIGRATIONS}
     there = (rehearsal.directory / MIGRATIONS).glob("*.py")
     own = {(MIGRATIONS / file.name).as_posix() for file in there} - examples
@@ -555,7 +555,7 @@ def leave_migrations_in_use(rehearsal: Rehearsal, change: Change) -> None:
         file = rehearsal.directory / name
         edited = file.exists() and read(file) != read(change.made / name)
         goes = not (change.wanted / name).exists()
-        if goes != file.exists():  # the team has deleted it, or has one by that name
+        if goes != file.exists():  # the team has deleted it, or has one with that name
             change.files.remove(name)
         elif own or edited:
             change.files.remove(name)
@@ -590,7 +590,7 @@ def refuse_edited_starters(rehearsal: Rehearsal, change: Change) -> None:
 
 
 def read(file: Path) -> bytes | None:
-    """Return the content of a file, None if it does not exist."""
+    """Return the content of a file, or None if it does not exist."""
     return file.read_bytes() if file.exists() else None
 
 
@@ -606,7 +606,7 @@ def missed_changes(
     missed = absent.difference(rehearsal.changed("D"))
     if not missed:
         return
-    # What an update changes where nobody has edited anything; a starter it does not touch.
+    # What an update changes if nobody has edited anything; it does not touch starters.
     unedited = rehearsal.render(older, "unedited")
 
     def git(*arguments: str) -> str:
@@ -627,7 +627,7 @@ def missed_changes(
 
 
 def left_to_resolve(rehearsal: Rehearsal) -> Iterator[str]:
-    """Yield what could not be merged, and TOML and YAML that can no longer be parsed."""
+    """Yield a problem for each conflict, and for TOML and YAML that can no longer be parsed."""
     for name in rehearsal.changed("AM"):
         file = rehearsal.directory / name
         conflicts = [
@@ -656,7 +656,7 @@ def syntax_error(file: Path) -> str:
 def relock(rehearsal: Rehearsal) -> Iterator[str]:
     """Update uv.lock to match pyproject.toml; yield a problem if this fails."""
     if rehearsal.git("ls-files", "uv.lock"):
-        # For the Python in it; the rehearsal has no environment.
+        # For its Python: the rehearsal has no environment.
         env = {"UV_PROJECT_ENVIRONMENT": str(PROJECT / ".venv"), **environment()}
         try:
             run(UV, "lock", cwd=rehearsal.directory, env=env)
@@ -696,7 +696,7 @@ def bring_home(rehearsal: Rehearsal) -> None:
 
 
 def take_back(rehearsal: Rehearsal, reason: CommandError) -> NoReturn:
-    """Undo a partial update; raise the error that says whether this was possible."""
+    """Undo a partial update; raise RefusedError, or HalfDoneError if that is not possible."""
     for name in rehearsal.changed("A"):
         with suppress(OSError):
             (PROJECT / name).unlink()
@@ -716,7 +716,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Ignore interrupts, also in the programs that this starts."""
+    """Ignore interrupts, even in the programs that this starts."""
     handlers = {number: signal.signal(number, signal.SIG_IGN) for number in SIGNALS}
     try:
         yield
@@ -732,16 +732,16 @@ def interrupt(_number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-# What the checks say of a place, and which of them fail; not how often, or how fast.
+# What the checks say about a place, and which of them fail; not how often or how fast.
 COMPLAINT = re.compile(
     r"(?:FAILED|ERROR) \S+|Would reformat: .*|\S+?:\d+:(?:\d+:)? (?:error|[A-Z]+\d+|invalid-).*"
 )
 
 
 def complaints(directory: Path, venv: Path | None = None) -> Counter[str]:
-    """Run the checks of a project, on stderr; return their complaints, none if they pass.
+    """Run the checks of a project, with output to stderr; return their complaints.
 
-    With `venv`, which is made for it, they run without a word.
+    With `venv`, create that environment for them, and print nothing.
     """
     env = {name: value for name, value in environment().items() if "COLOR" not in name}
     env |= {"RUFF_OUTPUT_FORMAT": "concise"}
@@ -760,7 +760,7 @@ def complaints(directory: Path, venv: Path | None = None) -> Counter[str]:
         try:
             for line in process.stdout or ():
                 if not venv:
-                    with suppress(OSError):  # nobody reads it any more
+                    with suppress(OSError):  # stderr is closed
                         print(line, end="", file=sys.stderr, flush=True)
                 if complaint := COMPLAINT.match(line):
                     found[re.sub(r":\d+", "", complaint[0])] += 1
@@ -775,7 +775,7 @@ def complaints(directory: Path, venv: Path | None = None) -> Counter[str]:
 
 
 def judge(rehearsal: Rehearsal) -> tuple[str, bool]:
-    """Run the checks; return a sentence about them, and whether the update is fine."""
+    """Run the checks; return the outcome as text, and whether the update is fine."""
     try:
         now = complaints(PROJECT)
         if not now:
@@ -792,7 +792,7 @@ def judge(rehearsal: Rehearsal) -> tuple[str, bool]:
 
 
 def say(*lines: str) -> None:
-    """Print without buffering, and to stderr once stdout is closed, as `| head` does."""
+    """Print without buffering, and to stderr once stdout is closed, as by `| head`."""
     try:
         print(*lines, sep="\n", flush=True)
     except OSError:
@@ -852,7 +852,7 @@ def update(options: argparse.Namespace, directory: Path) -> int:
     message = f"Update the template to {release}" if release else answered
     keep = f"{GIT} commit -m {shlex.quote(message)} -- ."
     if rehearsal.unmerged:
-        keep = f"{GIT} diff --check -- . && {keep}"  # not while there are markers
+        keep = f"{GIT} diff --check -- . && {keep}"  # not while conflict markers are left
     say("", outcome, f"To keep it:  {keep}", f"To go back:  {GO_BACK} .")
     return code
 

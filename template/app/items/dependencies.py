@@ -1,4 +1,4 @@
-"""The dependencies of the items' endpoints."""
+"""Dependencies of the items' endpoints."""
 
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated
@@ -26,7 +26,7 @@ from app.users.security import AccessToken
 
 
 async def get_owned_item(item_id: ResourceId, session: SessionDep, user: CurrentUser) -> Item:
-    """Return the user's item. Raises ItemNotFoundError, also for the items of others."""
+    """Return the user's item. Raises ItemNotFoundError, even for the items of other users."""
     return await get_item(session, user, item_id)
 
 
@@ -56,11 +56,11 @@ async def get_position(
 ) -> int:
     """Return the id of the event after which a stream begins.
 
-    This is the one that the client has seen last. Without one, it is the newest that there is, or 0
-    for a client that does not follow.
+    This is the last one that the client has seen. If it names none, it is the newest one, or 0 if
+    the client does not follow.
     """
     newest = await find_last_event_id(session, user.id)
-    if last_event_id is not None:  # which may be that of another database
+    if last_event_id is not None:  # it may come from another database
         return min(last_event_id, newest)
     return newest if follow else 0
 
@@ -72,7 +72,7 @@ Events = AsyncGenerator[ItemEventRead]
 async def follow_own_items(
     user: CurrentUser, feed: FeedDep, position: Position, follow: bool = True
 ) -> AsyncIterator[Events]:
-    """Yield the events of the user's items, until the response is sent.
+    """Yield the events of the user's items until the response is sent.
 
     Raises TooManyStreamsError.
     """
@@ -84,9 +84,9 @@ EventsDep = Annotated[Events, Depends(follow_own_items)]
 
 
 async def get_socket_token(websocket: WebSocket, settings: SettingsDep) -> AccessToken:
-    """Return what the token says that came with the WebSocket. Raises WebSocketException 1008.
+    """Return the content of the WebSocket's access token. Raises WebSocketException 1008.
 
-    The token is in the header `Authorization: Bearer TOKEN`. A browser cannot set that one, but
+    The token is in the header `Authorization: Bearer TOKEN`. Browsers cannot set this header, but
     can offer subprotocols: `new WebSocket(url, ["bearer", TOKEN])`. A token in the URL would
     end up in logs.
     """
@@ -105,9 +105,9 @@ SocketToken = Annotated[AccessToken, Depends(get_socket_token)]
 
 
 async def get_socket_user(access_token: SocketToken, factory: SessionFactoryDep) -> User:
-    """Return the user whose token came with the WebSocket. Raises WebSocketException 1008."""
+    """Return the user of the WebSocket's access token. Raises WebSocketException 1008."""
     try:
-        async with factory() as session:  # closed before the socket opens, which may be for hours
+        async with factory() as session:  # closed before the socket opens, perhaps for hours
             await begin_reading(session)
             return await get_current_user(access_token, session)
     except InvalidTokenError as error:
@@ -120,9 +120,9 @@ SocketUser = Annotated[User, Depends(get_socket_user)]
 async def follow_by_socket(
     user: SocketUser, feed: FeedDep, factory: SessionFactoryDep
 ) -> AsyncIterator[Events]:
-    """Yield the events of the user's items, as long as the WebSocket is open.
+    """Yield the events of the user's items while the WebSocket is open.
 
-    Raises WebSocketException 1013 when too many are open.
+    Raises WebSocketException 1013 if too many are open.
     """
     async with factory() as session:
         await begin_reading(session)

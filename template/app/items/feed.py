@@ -1,9 +1,9 @@
 """A live feed: followers receive what happens to a user's items.
 
-Events are rows, written in the transaction of the change that they tell of. A follower is woken
-when it is committed, and reads what is new: so followers of all processes are told, in the same
-order, and one that connects again or reads slowly misses nothing that is still kept. On SQLite,
-only the followers in the process that made the change are woken.
+Events are rows, written in the transaction of the change that they describe. A commit wakes the
+followers in all processes, and they read the new events, all in the same order. A follower that
+connects again or reads slowly misses nothing that is still stored. On SQLite, a commit only wakes
+followers in its own process.
 """
 
 from asyncio import Lock
@@ -31,21 +31,21 @@ PAGE = 100
 BATCH = 10_000
 """How many old events are deleted at once."""
 RETRY = 5.0
-"""Seconds until a follower tries again to read, if the database is away."""
+"""Seconds until a follower tries to read again, if the database is down."""
 
 
 class TooManyStreamsError(ProblemError):
-    """The user follows the feed too often already."""
+    """The user already has too many open streams."""
 
     status_code = status.HTTP_429_TOO_MANY_REQUESTS
     type = "urn:problem-type:too-many-streams"
-    title = "Too many streams of the account are open"
+    title = "The account has too many open streams"
 
 
 class Feed:
     """Stores events, and passes them on to the followers in this process.
 
-    `limit` is how many followers an owner may have at once.
+    `limit` is how many followers an owner may have at once, in this process.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Feed:
         self._factory = factory
         self._limit = limit
         self._followers: Counter[int] = Counter()
-        self._turn = Lock()  # all followers read over one connection
+        self._turn = Lock()  # followers read one at a time, so they need one connection
 
     async def publish(self, session: AsyncSession, kind: ItemEventKind, item: ItemRead) -> None:
-        """Store an event in the transaction of `session`; tell followers when it is committed."""
-        # The ids of an owner's events are in the order of their commits: each transaction waits
-        # here until the one before has ended. Otherwise a follower who has read an event could
+        """Store an event in the transaction of `session`; wake followers when it is committed."""
+        # The ids of an owner's events follow the order of their commits: each transaction waits
+        # here until the previous one has ended. Otherwise a follower that has read an event could
         # miss one with a smaller id that is committed later.
         await session.execute(
             select(User.id).where(User.id == item.owner_id).with_for_update(key_share=True)
@@ -76,7 +76,7 @@ class Feed:
     async def follow(
         self, owner_id: int, after: int
     ) -> AsyncIterator[AsyncGenerator[ItemEventRead]]:
-        """Give the owner's events after the one with id `after`, as they come.
+        """Yield the owner's events after the one with id `after`, as they come.
 
         Raises TooManyStreamsError.
         """
@@ -109,7 +109,7 @@ class Feed:
                 await wake_up.wait()
 
     async def events(self, owner_id: int, after: int = 0) -> AsyncGenerator[ItemEventRead]:
-        """Yield the owner's events after the one with id `after` that are stored."""
+        """Yield the owner's stored events after the one with id `after`."""
         while page := await self._read(owner_id, after):
             for event in page:
                 yield event
@@ -129,12 +129,12 @@ class Feed:
 
 
 def topic_of(owner_id: int) -> str:
-    """Return the topic of the notifications that an owner has new events."""
+    """Return the topic of notifications about an owner's new events."""
     return f"item_events {owner_id}"
 
 
 async def find_last_event_id(session: AsyncSession, owner_id: int) -> int:
-    """Return the id of the owner's last event, 0 without one."""
+    """Return the id of the owner's last event, or 0 if there is none."""
     last = await session.scalar(
         select(func.max(ItemEvent.id)).where(ItemEvent.owner_id == owner_id)
     )
@@ -146,7 +146,7 @@ async def delete_old_events(
 ) -> int:
     """Delete the events that are older than `keep`; return how many.
 
-    A follower who has been away for longer misses them.
+    A follower that has been away for longer misses them.
     """
     old = ItemEvent.created_at < datetime.now(UTC) - keep
     batch = select(ItemEvent.id).where(old).limit(BATCH)  # so that no statement takes long
@@ -164,7 +164,7 @@ async def delete_old_events(
 async def events_until(
     moment: datetime, events: AsyncGenerator[ItemEventRead]
 ) -> AsyncIterator[ItemEventRead]:
-    """Yield `events` as they come, until the `moment`."""
+    """Yield `events` as they come, until `moment`."""
     while True:
         event = None
         with move_on_after((moment - datetime.now(UTC)).total_seconds()):

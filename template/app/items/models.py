@@ -12,7 +12,7 @@ from app.core.database import Base
 
 
 class ItemStatus(StrEnum):
-    """Where an item is between its owner and the next one."""
+    """Whether an item is for sale or sold."""
 
     OWNED = "owned"
     FOR_SALE = "for_sale"
@@ -23,7 +23,7 @@ class Item(Base):
     """Something that a user owns."""
 
     __tablename__ = "items"
-    # For the pages of an owner's items, see app/core/pages.py.
+    # For pages of an owner's items, see app/core/pages.py.
     __table_args__ = (Index(None, "owner_id", "id"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -31,7 +31,7 @@ class Item(Base):
     title: Mapped[str] = mapped_column(String(200))
     description: Mapped[str | None] = mapped_column(String(2000))
     price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
-    # A type of this name on PostgreSQL, a CHECK on SQLite; stored are the values, not the names.
+    # A type with this name on PostgreSQL, a CHECK on SQLite; it stores values, not names.
     status: Mapped[ItemStatus] = mapped_column(
         Enum(
             ItemStatus,
@@ -41,14 +41,14 @@ class Item(Base):
         )
     )
     created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
-    # Async code cannot lazy-load: every query that forgets the tags fails.
+    # Async code cannot lazy-load: let every query that forgets the tags fail.
     tags: Mapped[list["Tag"]] = relationship(
         back_populates="item", cascade="all, delete-orphan", order_by="Tag.name", lazy="raise"
     )
 
 
 class Tag(Base):
-    """A word that an item is found by."""
+    """A word to find an item by."""
 
     __tablename__ = "tags"
 
@@ -63,15 +63,15 @@ ItemEventKind = Literal["created", "changed", "deleted"]
 
 
 class ItemEvent(Base):
-    """What happened to an item. Kept for a while, for followers who connect again."""
+    """What happened to an item. Kept for a while, for followers that connect again."""
 
     __tablename__ = "item_events"
     __table_args__ = (Index(None, "owner_id", "id"),)
 
-    # There are more events than items, and SQLite counts the rows of an INTEGER only.
+    # There are more events than items; but on SQLite, only an INTEGER is numbered.
     id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
     owner_id: Mapped[int] = mapped_column(ForeignKey("users.id", ondelete="CASCADE"))
     kind: Mapped[ItemEventKind] = mapped_column(String(7))
-    # As it was then, or last, if it is deleted.
+    # The item after the change, or before it was deleted.
     item: Mapped[dict[str, Any]] = mapped_column(JSON)
     created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC), index=True)

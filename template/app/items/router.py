@@ -48,7 +48,7 @@ async def create_item(
 async def list_items(
     query: Annotated[ItemQuery, Query()], session: SessionDep, user: CurrentUser
 ) -> Page[Item]:
-    """List one's own items by page; all, or those of a status or up to a price."""
+    """List your items by page: all, or those with a status or up to a price."""
     return await service.list_items(session, user, query)
 
 
@@ -58,10 +58,10 @@ async def list_items(
 async def stream_items(
     access_token: AccessTokenDep, events: EventsDep
 ) -> AsyncIterator[ServerSentEvent]:
-    """Follow what happens to one's own items, as server-sent events, until the token expires.
+    """Follow what happens to your items, as server-sent events, until the token expires.
 
-    With `Last-Event-ID`, as browsers send it when they connect again, begins with what was missed.
-    With `follow=false`, sends what is stored and ends.
+    `Last-Event-ID`, which browsers send when they connect again, starts with what they missed.
+    `follow=false` sends the stored events and ends.
     """
     async for event in events_until(access_token.expires_at, events):
         yield ServerSentEvent(id=str(event.id), event=event.kind, data=event.item)
@@ -71,7 +71,7 @@ async def stream_items(
 async def follow_items(
     websocket: WebSocket, access_token: SocketToken, events: SocketEvents
 ) -> None:
-    """Follow what happens to one's own items.
+    """Follow what happens to your items.
 
     Closes with 1008 when the token expires.
     """
@@ -92,10 +92,10 @@ async def follow_items(
         tasks.cancel_scope.cancel()
 
 
-# After /items/feed, which would be read as an item's id.
+# After /items/feed, which would otherwise match as an item's id.
 @router.get("/{item_id}", response_model=ItemRead, responses=NOT_FOUND)
 async def read_item(item: OwnedItem) -> Item:
-    """Read one of one's own items."""
+    """Read one of your items."""
     return item
 
 
@@ -103,11 +103,11 @@ async def read_item(item: OwnedItem) -> Item:
 async def change_item(
     data: ItemUpdate, item: LockedItem, session: SessionDep, feed: FeedDep
 ) -> Item:
-    """Change one of one's own items."""
+    """Change one of your items."""
     return await service.change_item(session, feed, item, data)
 
 
 @router.delete("/{item_id}", status_code=status.HTTP_204_NO_CONTENT, responses=NOT_FOUND)
 async def delete_item(item: LockedItem, session: SessionDep, feed: FeedDep) -> None:
-    """Delete one of one's own items."""
+    """Delete one of your items."""
     await service.delete_item(session, feed, item)

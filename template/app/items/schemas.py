@@ -14,12 +14,12 @@ from app.items.models import ItemEventKind, ItemStatus
 Title = Annotated[str, Field(min_length=1, max_length=200, pattern=NO_NUL)]
 Description = Annotated[str, Field(max_length=2000, pattern=NO_NUL)]
 Price = Annotated[Decimal, Field(ge=0, max_digits=12, decimal_places=2)]
-# In JSON it is a string, so that no client rounds it: "9.50".
+# A string in JSON, so that no client rounds it: "9.50".
 Amount = Annotated[Decimal, PlainSerializer(lambda amount: f"{amount:.2f}", return_type=str)]
 
 
 class ItemTag(BaseModel):
-    """A word that an item is found by."""
+    """A word to find an item by."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -40,7 +40,7 @@ class ItemCreate(BaseModel):
 
 
 class ItemUpdate(BaseModel):
-    """The fields to change; what is left out stays as it is."""
+    """The fields to change; the others stay as they are."""
 
     title: Title = ""  # may be left out, but not null
     description: Description | None = None
@@ -74,7 +74,7 @@ class ItemPage(BaseModel):
 
 
 class ItemQuery(PageParams):
-    """Which items, and which part of their list."""
+    """Which items to list, and which page."""
 
     status: ItemStatus | SkipJsonSchema[None] = None
     max_price: Price | SkipJsonSchema[None] = None
@@ -84,7 +84,7 @@ EventId = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class ItemEventRead(BaseModel):
-    """What happened to an item; of a deleted one, how it was last."""
+    """What happened to an item, and the item after it, or before it was deleted."""
 
     model_config = ConfigDict(from_attributes=True)
 

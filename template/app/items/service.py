@@ -1,4 +1,4 @@
-"""The operations on items. Followers are told about changes when they are committed."""
+"""The operations on items. They notify followers of each change when it is committed."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ OLDEST_FIRST = Keyset(Item.id)
 
 
 class ItemNotFoundError(ProblemError):
-    """The user has no such item, but others may."""
+    """The user has no such item, though others may."""
 
     status_code = status.HTTP_404_NOT_FOUND
     type = "urn:problem-type:item-not-found"
@@ -26,7 +26,7 @@ class ItemNotFoundError(ProblemError):
 
 
 def tags_of(data: Sequence[ItemTag]) -> list[Tag]:
-    """Make the tags that an item was given, each once."""
+    """Make the tags of an item, without duplicates."""
     return [Tag(name=name) for name in sorted({tag.name for tag in data})]
 
 
@@ -42,7 +42,7 @@ async def create_item(session: AsyncSession, feed: Feed, owner: User, data: Item
 
 
 async def list_items(session: AsyncSession, owner: User, query: ItemQuery) -> Page[Item]:
-    """Return one page of the items of `owner` that `query` wants, oldest first."""
+    """Return one page of the items of `owner` that match `query`, oldest first."""
     wanted = select(Item).where(Item.owner_id == owner.id).options(selectinload(Item.tags))
     if query.status is not None:
         wanted = wanted.where(Item.status == query.status)
@@ -54,7 +54,7 @@ async def list_items(session: AsyncSession, owner: User, query: ItemQuery) -> Pa
 async def get_item(session: AsyncSession, owner: User, item_id: int, *, lock: bool = False) -> Item:
     """Return the item of `owner`. Raises ItemNotFoundError.
 
-    With `lock`, nobody else changes or deletes it before the session's transaction ends.
+    With `lock`, nobody else can change or delete it before the session's transaction ends.
     """
     query = select(Item).where(Item.id == item_id, Item.owner_id == owner.id)
     query = query.options(selectinload(Item.tags))
@@ -65,7 +65,7 @@ async def get_item(session: AsyncSession, owner: User, item_id: int, *, lock: bo
 
 
 async def change_item(session: AsyncSession, feed: Feed, item: Item, data: ItemUpdate) -> Item:
-    """Change the fields that `data` was given."""
+    """Change the fields that are set in `data`."""
     for name, value in data.model_dump(exclude_unset=True, exclude={"tags"}).items():
         setattr(item, name, value)
     if "tags" in data.model_fields_set:

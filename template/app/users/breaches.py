@@ -1,6 +1,6 @@
-"""Passwords known from data breaches: an outgoing HTTP API, asked at sign-up.
+"""Ask an HTTP API at sign-up whether a password is known from a data breach.
 
-It is told the first five digits of a password's SHA-1, and answers with the hashes that begin so:
+It gets the first five digits of the password's SHA-1, and returns all hashes that begin with them:
 https://haveibeenpwned.com/API/v3#PwnedPasswords
 """
 
@@ -37,7 +37,7 @@ class Breaches:
             raise BreachesUnknownError(repr(error)) from error
 
     async def _get(self, path: str) -> str:
-        """Return the response of the API, after several attempts if necessary. Raises HTTPError."""
+        """Return the response of the API; try again if necessary. Raises HTTPError."""
         async for attempt in stamina.retry_context(on=may_pass, attempts=ATTEMPTS):
             with attempt:
                 response = await self._client.get(path)
@@ -63,7 +63,7 @@ async def open_breaches(
     async with AsyncClient(
         base_url=str(settings.breaches_url),
         timeout=settings.breaches_timeout,
-        headers={"Add-Padding": "true"},  # or the length of the answer would tell the question
+        headers={"Add-Padding": "true"},  # or the length of the response would reveal the request
         transport=transport,
     ) as client:
         yield Breaches(client)

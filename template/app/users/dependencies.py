@@ -1,4 +1,4 @@
-"""The dependencies of endpoints: the current user, and what the lifespan has opened."""
+"""Dependencies of endpoints: the current user, and what the lifespan has opened."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ TokenDep = Annotated[str, Depends(OAuth2PasswordBearer(tokenUrl="token"))]
 
 
 class InvalidTokenError(HTTPException):
-    """The request carries no access token that is valid."""
+    """The request has no valid access token."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -28,7 +28,7 @@ class InvalidTokenError(HTTPException):
 
 
 async def get_access_token(token: TokenDep, settings: SettingsDep) -> AccessToken:
-    """Return what the request's token says. Raises InvalidTokenError."""
+    """Return the content of the request's access token. Raises InvalidTokenError."""
     access_token = read_access_token(token, settings)
     if access_token is None:
         raise InvalidTokenError
@@ -39,7 +39,7 @@ AccessTokenDep = Annotated[AccessToken, Depends(get_access_token)]
 
 
 async def get_current_user(access_token: AccessTokenDep, session: SessionDep) -> User:
-    """Return the user of the request's token. Raises InvalidTokenError."""
+    """Return the user of the request's access token. Raises InvalidTokenError."""
     user = await session.get(User, access_token.user_id)
     if user is None:
         raise InvalidTokenError
@@ -50,7 +50,7 @@ CurrentUser = Annotated[User, Depends(get_current_user)]
 
 
 async def get_breaches(connection: HTTPConnection) -> Breaches | None:
-    """Return the client that the lifespan opened, if the settings ask for one."""
+    """Return the client that the lifespan opened, or None if the settings name no API."""
     breaches: Breaches | None = connection.state.breaches
     return breaches
 

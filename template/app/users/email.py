@@ -25,7 +25,7 @@ class EmailSender(ABC):
 
 
 class ConsoleSender(EmailSender):
-    """Prints e-mail in development. Logs must not contain addresses and texts."""
+    """Prints e-mail in development. Logs must not contain addresses or texts."""
 
     async def send(self, to: str, subject: str, text: str) -> None:
         """Print the e-mail."""
@@ -48,7 +48,7 @@ class SmtpSender(EmailSender):
         self._settings = settings
 
     async def send(self, to: str, subject: str, text: str) -> None:
-        """Send the e-mail. Raises EmailNotSentError; ValueError for a line break in a header."""
+        """Send the e-mail. Raises EmailNotSentError, or ValueError for a line break in a header."""
         sender = str(self._settings.email_from)
         message = EmailMessage()
         message["From"] = sender
@@ -75,7 +75,7 @@ class SmtpSender(EmailSender):
 
 
 def make_email_sender(settings: Settings) -> EmailSender:
-    """Return the sender that the settings ask for."""
+    """Return the sender for these settings."""
     if settings.smtp_host:
         return SmtpSender(settings)
     return NoSender() if settings.is_deployed else ConsoleSender()

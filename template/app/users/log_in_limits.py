@@ -1,4 +1,4 @@
-"""Limits how often somebody may try to log in: for each account, and for each client.
+"""Limit the attempts to log in, per account and per client.
 
 Each process counts for itself, in memory: with several of them, a client gets as many attempts
 from each. Behind a proxy, let the server read the client's address from its headers
@@ -19,17 +19,17 @@ REMEMBERED = 10_000  # accounts, and as many clients
 
 
 class TooManyLogInsError(ProblemError):
-    """Somebody has tried too often, for an account or from an address."""
+    """There were too many attempts, for an account or from an address."""
 
     status_code = status.HTTP_429_TOO_MANY_REQUESTS
     type = "urn:problem-type:too-many-log-ins"
-    title = "There were too many attempts to log in"
+    title = "Too many attempts to log in"
 
 
 class Attempts:
-    """Counts the attempts of a minute for each key, such as an address.
+    """Counts the attempts per minute for each key, such as an address.
 
-    Of more than `remembered` keys, it forgets the one that was used the longest time ago.
+    If there are more than `remembered` keys, it forgets the least recently used one.
     """
 
     def __init__(self, limit: int, remembered: int = REMEMBERED) -> None:
@@ -53,16 +53,16 @@ class Attempts:
 
 
 class LogInLimits:
-    """The log-in limits of the settings. The application has one instance."""
+    """The log-in limits in the settings. The application has one instance."""
 
     def __init__(self, settings: Settings) -> None:
         self._of_accounts = Attempts(settings.log_ins_per_account)
         self._of_clients = Attempts(settings.log_ins_per_client)
 
     def count(self, email: str, address: str) -> None:
-        """Count an attempt, right or wrong. Raises TooManyLogInsError.
+        """Count an attempt, successful or not. Raises TooManyLogInsError.
 
-        It does not say whether there is such an account: unknown ones are counted as well.
+        It counts unknown accounts too, so as not to reveal which exist.
         """
         self._of_clients.add(address)
         self._of_accounts.add(email.lower())

@@ -1,4 +1,4 @@
-"""The users' endpoints: sign up, log in, and read one's own account."""
+"""The users' endpoints: sign up, log in, and read your account."""
 
 from typing import Annotated
 
@@ -30,7 +30,7 @@ async def sign_up(
     passwords: PasswordsDep,
     breaches: BreachesDep,
 ) -> User:
-    """Create an account; welcome its owner by e-mail."""
+    """Create an account; send its owner a welcome e-mail."""
     return await service.sign_up(session, data, passwords, breaches)
 
 
@@ -52,7 +52,7 @@ async def log_in(
     response: Response,
     background: BackgroundTasks,
 ) -> Token:
-    """Trade an address and a password for an access token."""
+    """Exchange an address and a password for an access token."""
     limits.count(data.username, request.client.host if request.client else "")
     user = await service.authenticate(session, data, passwords)
     if user is None:
@@ -64,7 +64,7 @@ async def log_in(
     if passwords.is_outdated(user.password_hash):
         password = data.password.get_secret_value()
         background.add_task(service.renew_hash, user.id, password, passwords, factory)
-    response.headers["Cache-Control"] = "no-store"  # as RFC 6749 wants it
+    response.headers["Cache-Control"] = "no-store"  # RFC 6749 requires it
     return Token(access_token=create_access_token(user.id, settings))
 
 

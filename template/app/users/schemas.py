@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, EmailStr, Field, Sec
 
 LowercaseEmail = Annotated[EmailStr, AfterValidator(str.lower)]
 EMAIL_MAX_LENGTH = 254
-PASSWORD_MAX_LENGTH = 128  # what is hashed should not be a megabyte
+PASSWORD_MAX_LENGTH = 128  # so that nobody makes the service hash a megabyte
 IN_DOCUMENT = {"format": "password", "writeOnly": True}
 
 
@@ -24,7 +24,7 @@ class UserCreate(BaseModel):
 
 
 class LogIn(BaseModel):
-    """A log-in, as RFC 6749 wants it named."""
+    """A log-in, with the field names of RFC 6749."""
 
     grant_type: Literal["password"] = "password"
     username: Annotated[str, Field(max_length=EMAIL_MAX_LENGTH)]
@@ -44,7 +44,7 @@ class UserRead(BaseModel):
 
 
 class Token(BaseModel):
-    """An access token, as RFC 6750 wants it named."""
+    """An access token, with the field names of RFC 6750."""
 
     access_token: str
     token_type: Literal["bearer"] = "bearer"  # noqa: S105

@@ -11,16 +11,16 @@ from pwdlib.hashers.argon2 import Argon2Hasher
 from app.settings import Settings
 
 ALGORITHM = "HS256"
-TOKEN_TYPE = "at+jwt"  # noqa: S105  (what RFC 9068 calls an access token)
+TOKEN_TYPE = "at+jwt"  # noqa: S105  (the type of access tokens in RFC 9068)
 IDS = range(1, 2**31)  # those that an INTEGER can hold
 CLAIMS = ["iss", "aud", "sub", "iat", "exp"]
 
 
 class Passwords:
-    """Hashes passwords at the cost in the settings. Uses threads: argon2 blocks the event loop.
+    """Hashes passwords at the cost in the settings, in threads, since argon2 blocks the event loop.
 
-    Only `argon2_concurrency` at once, however many log in: each hash takes `argon2_memory_kib`.
-    The application has one of these, which its lifespan opens.
+    It computes at most `argon2_concurrency` hashes at once, as each needs `argon2_memory_kib`.
+    The application has one instance, which its lifespan opens.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -38,8 +38,8 @@ class Passwords:
     async def verify(self, password: str, password_hash: str | None) -> bool:
         """Return whether `password` is the one that was hashed.
 
-        Without a hash, as for an unknown account, it takes as long and is False:
-        the time of the answer must not tell which addresses have an account.
+        Without a hash, as for an unknown account, it takes as long and returns False:
+        the response time must not reveal which addresses have an account.
         """
         if password_hash is None:
             await self.hash(password)
@@ -54,7 +54,7 @@ class Passwords:
 
 
 class AccessToken(NamedTuple):
-    """What an access token says: who calls, and until when."""
+    """The content of an access token: its user, and when it expires."""
 
     user_id: int
     expires_at: datetime
@@ -75,7 +75,7 @@ def create_access_token(user_id: int, settings: Settings) -> str:
 
 
 def read_access_token(token: str, settings: Settings) -> AccessToken | None:
-    """Return what the token says, or None if it is expired, forged or no access token."""
+    """Return the token's content, or None if it is expired, forged or not an access token."""
     try:
         decoded = jwt.decode_complete(
             token,
@@ -90,7 +90,7 @@ def read_access_token(token: str, settings: Settings) -> AccessToken | None:
         expires_at = datetime.fromtimestamp(claims["exp"], UTC)
     except (jwt.InvalidTokenError, ValueError, OverflowError):
         return None
-    # The same key may sign other things, such as a link that confirms an address.
+    # The same key may sign other things, such as links that confirm an address.
     if decoded["header"].get("typ") != TOKEN_TYPE or user_id not in IDS:
         return None
     return AccessToken(user_id, expires_at)

@@ -20,17 +20,17 @@ logger = logging.getLogger(__name__)
 class EmailTakenError(ProblemError):
     """Another account has the address.
 
-    So a sign-up tells who has an account. To hide that, it would have to answer all addresses alike
-    and make the account when its owner follows a link in an e-mail.
+    So a sign-up reveals who has an account. To hide it, answer alike for all addresses, and create
+    the account when its owner follows a link in an e-mail.
     """
 
     status_code = status.HTTP_409_CONFLICT
     type = "urn:problem-type:email-taken"
-    title = "The address has an account already"
+    title = "The address already has an account"
 
 
 class PasswordBreachedError(ProblemError):
-    """Others try this password first."""
+    """The password is one of those that attackers try first."""
 
     status_code = status.HTTP_400_BAD_REQUEST
     type = "urn:problem-type:password-breached"
@@ -40,9 +40,9 @@ class PasswordBreachedError(ProblemError):
 async def sign_up(
     session: AsyncSession, data: UserCreate, passwords: Passwords, breaches: Breaches | None
 ) -> User:
-    """Create an account, and welcome its owner. Raises PasswordBreachedError, EmailTakenError."""
+    """Create and return an account. Raises PasswordBreachedError, EmailTakenError."""
     password = data.password.get_secret_value()
-    # Before the first query: nobody keeps a connection of the database while others answer.
+    # Before the first query, so that it holds no database connection while the API responds.
     if await is_breached(password, breaches):
         raise PasswordBreachedError
     password_hash = await passwords.hash(password)
@@ -59,20 +59,20 @@ async def sign_up(
 
 
 async def is_breached(password: str, breaches: Breaches | None) -> bool:
-    """Return whether the password is known from a data breach; False if nobody can tell."""
+    """Return whether the password is known from a data breach; False if the API cannot tell."""
     try:
         return breaches is not None and await breaches.contain(password)
     except BreachesUnknownError:
-        logger.exception("Whether the password is known from a data breach, nobody can tell")
+        logger.exception("Cannot tell whether the password is known from a data breach")
         return False
 
 
 async def authenticate(session: AsyncSession, data: LogIn, passwords: Passwords) -> User | None:
     """Return the user with this address and password, or None."""
     user = None
-    if "\0" not in data.username:  # PostgreSQL takes none in a text
+    if "\0" not in data.username:  # PostgreSQL does not accept NUL
         user = await session.scalar(select(User).where(User.email == data.username.lower()))
-    await session.commit()  # keeps no connection waiting for the hash
+    await session.commit()  # to hold no connection while it hashes
     password_hash = user.password_hash if user else None
     is_right = await passwords.verify(data.password.get_secret_value(), password_hash)
     return user if is_right else None
@@ -83,8 +83,8 @@ async def renew_hash(
 ) -> None:
     """Hash the password again, at the cost in the current settings.
 
-    For a background task: the response is sent and its session closed, so this has its own. If it
-    is lost, nothing happens: the next log-in does it. What must not be lost is a job.
+    A background task: the request's session is closed by then, so it opens its own. It may get
+    lost, since the next log-in does it. Work that must not get lost is a job.
     """
     password_hash = await passwords.hash(password)
     async with factory() as session:

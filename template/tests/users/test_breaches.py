@@ -117,7 +117,7 @@ async def test_account_is_made_when_the_api_does_not_help(
     api.answers = [failure]
     assert (await client.post("/users", json=ADA)).status_code == 201
     assert len(api.requests) == attempts
-    assert "nobody can tell" in caplog.text
+    assert "Cannot tell whether the password is known" in caplog.text
     assert PASSWORD not in caplog.text
 
 
