@@ -33,7 +33,7 @@ pytest_plugins = [
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    """The backend of all async tests and fixtures. `db_engine` keeps its event loop open."""
+    """The anyio backend of all async tests and fixtures. `db_engine` keeps its event loop open."""
     return "asyncio"
 
 
@@ -48,7 +48,7 @@ async def db_engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
 async def running_app(
     db_engine: AsyncEngine, settings: "Settings", rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
-    """The application in its lifespan, started once for all tests."""
+    """The application, started once for all tests."""
     from app.main import create_app
 
     async with running(create_app(settings)) as running_app:
@@ -107,7 +107,7 @@ async def make_client(
 
 @pytest.fixture
 async def client(make_client: MakeClient) -> AsyncClient:
-    """A client of the application over ASGI: no socket, and in the test's event loop.
+    """A client that calls the application over ASGI: no socket, in the test's event loop.
 
     Exceptions that the application does not handle are raised in the test.
     """

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 
 @dataclass(frozen=True)
 class RunningApp:
-    """An application in its lifespan, and what the lifespan yielded."""
+    """A started application, and what its lifespan yielded."""
 
     app: FastAPI
     lifespan_state: dict[str, Any]
@@ -24,7 +24,7 @@ class RunningApp:
     def bound_to(
         self, engine: AsyncEngine, info: Mapping[str, Any] | None = None
     ) -> Iterator[None]:
-        """Bind the sessions of the application to `engine`, and add `info`; change nothing else."""
+        """Bind the application's sessions to `engine`, and add `info` to theirs; restore both."""
         factory: async_sessionmaker[AsyncSession] = self.app.state.session_factory
         before = factory()
         factory.configure(bind=engine, info={**before.info, **(info or {})})
@@ -39,7 +39,7 @@ class RunningApp:
         app = self.app
         states = [vars(app), vars(app.router), vars(app.state), self.lifespan_state]
         restore = [remember(state) for state in states]
-        app.middleware_stack = None  # built anew, so that the test can add to it
+        app.middleware_stack = None  # rebuilt, so that the test can add middleware
         try:
             yield
         finally:
@@ -49,10 +49,10 @@ class RunningApp:
 
 @asynccontextmanager
 async def running(app: FastAPI) -> AsyncIterator[RunningApp]:
-    """Run the lifespan of `app`. Exceptions of its startup and shutdown are raised here."""
+    """Run the lifespan of `app`. Raises the exceptions of its startup and shutdown."""
     async with app.router.lifespan_context(app) as state:
         engine = app.state.session_factory().bind
-        for _ in range(100):  # tasks of the lifespan continue in the tests' transactions
+        for _ in range(100):  # until tasks of the lifespan have returned their connections
             if isinstance(engine.pool, QueuePool) and engine.pool.checkedout():
                 await asyncio.sleep(0.01)
         yield RunningApp(app, dict(state or {}), engine)
@@ -61,7 +61,7 @@ async def running(app: FastAPI) -> AsyncIterator[RunningApp]:
 def remember(value: object) -> Callable[[], None]:
     """Return a function that restores a dict, list or set, and those inside it.
 
-    Other objects in it are not copied: only their class knows how to do that.
+    Other objects in it are not copied: only their classes know how.
     """
     if not isinstance(value, dict | list | set):
         return lambda: None

@@ -1,4 +1,4 @@
-"""Serve requests like a server does: each in its own task."""
+"""Serve each request in its own task, as a server does."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -16,7 +16,7 @@ from tests.harness.patience import GRACE
 __all__ = ["IsolatedApp", "RunningApp", "running"]
 
 in_request: ContextVar[bool] = ContextVar("in_request", default=False)
-"""Whether the running code serves a request. Requests that it makes do not wait for it."""
+"""Whether the running code serves a request. Requests that it sends do not wait for it."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,12 @@ class IsolatedApp:
 
             async def send_and_pass_on(message: Message) -> None:
                 await send(message)
-                if is_start_of_stream(message):  # which may have no end
+                if is_start_of_stream(message):  # which may never end
                     await turn.aclose()
 
             try:
                 await self._serve(scope, receive, send_and_pass_on)
-            except BaseException:  # it was cancelled, for one, which SQLAlchemy does not wait for
+            except BaseException:  # such as a cancellation: SQLAlchemy closes without waiting
                 with CancelScope(shield=True):
                     await wait_for_closing()
                 raise

@@ -23,7 +23,7 @@ from schemathesis.specs.openapi.schemas import OpenApiSchema
 Contract = OpenApiSchema
 Operation = APIOperation[Any, Any, Any, Any]
 
-# The same examples in each run, and few enough to be fast.
+# The same examples in each run, and few, so that it is fast.
 BOUNDED = settings(
     max_examples=20,
     derandomize=True,
@@ -67,9 +67,9 @@ def is_event_stream(operation: Operation) -> bool:
 
 
 def check_operation(operation: Operation, headers: dict[str, str]) -> None:
-    """Call an operation, and fail if a response is not declared in the document.
+    """Call an operation, and fail if the document does not declare a response.
 
-    `default` declares the answers that all operations have in common, not those of this one.
+    `default` does not count: it is for the responses that all operations have in common.
     """
     undeclared: dict[int, str] = {}
     allowed, forbidden = map(operation.as_strategy, GenerationMode)

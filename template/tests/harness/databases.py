@@ -22,14 +22,14 @@ ROOT = Path(__file__).parents[2]
 RUN_ID = os.environ.get("PYTEST_XDIST_TESTRUNUID", uuid.uuid4().hex)[:8]
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "main")
 DIRECTORY = Path(tempfile.gettempdir()).resolve() / f"test-databases-{RUN_ID}"
-"""Where the databases of the run are, if TEST_DATABASE_URL is not set."""
+"""The directory of the run's databases, if TEST_DATABASE_URL is not set."""
 
 
 class Databases(Protocol):
-    """The databases of this worker, and of tests that need another one."""
+    """The database of this worker, and more for tests that need another one."""
 
     contents: Any
-    """The remembered contents of the worker's database, None if there are none."""
+    """The remembered contents of the worker's database, or None."""
 
     def shared(self) -> AbstractAsyncContextManager[AsyncEngine]:
         """Yield an engine on the worker's migrated database, which its tests share."""
@@ -44,26 +44,26 @@ class Databases(Protocol):
         ...
 
     async def clean(self, connection: AsyncConnection) -> bool:
-        """Delete the rows that were added since then, and reset the sequences.
+        """Delete the rows that were added since `remember`, and reset the sequences.
 
         Return False if that is not enough, because something else has changed.
         """
         ...
 
     async def keep(self) -> None:
-        """Use the current contents as the source of later replacements, not a migrated database."""
+        """Let `replace` restore the current contents. Nobody may be connected."""
         ...
 
     async def replace(self) -> None:
-        """Replace the worker's database. Nobody may be connected to it, as for `keep`."""
+        """Replace the worker's database. Nobody may be connected."""
         ...
 
 
 def configured_url() -> URL | None:
-    """Return TEST_DATABASE_URL, None if it is not set.
+    """Return TEST_DATABASE_URL, or None if it is not set.
 
-    Raises pytest.UsageError unless it names a test database whose driver is installed. That
-    database itself is not touched: the run's own are made beside it, with names that begin so.
+    Raises pytest.UsageError unless it names a test database whose driver is installed. The run
+    does not touch that database: it creates others next to it, whose names begin with its name.
     """
     value = os.environ.get("TEST_DATABASE_URL")
     if not value:

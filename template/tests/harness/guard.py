@@ -1,4 +1,4 @@
-"""Watch all engines, so that no test works on a database where its work is not undone."""
+"""Watch all engines, so that no test writes to a database where its writes are not undone."""
 
 import asyncio
 import re
@@ -33,7 +33,7 @@ NO_TEST_DATABASE = (
 
 
 class IsolationError(AssertionError):
-    """Raised for what a test cannot undo or show. Fails the test even if it is swallowed."""
+    """The harness cannot undo or show what a test does. Even if it is swallowed, the test fails."""
 
 
 class Phase(Enum):
@@ -58,7 +58,7 @@ class Guard:
         self.rolled_back_engine: Engine | None = None
         self.refusals: list[str] = []
         self.open: dict[Connection, asyncio.Task[Any] | None] = {}
-        """The transactions that a committed test has begun, and who began them."""
+        """The transactions that a committed test has begun, and the tasks that began them."""
         self.engines: set[Engine] = set()
         """The engines that have connections to the worker's database."""
         self.connection_in_doubt = self.schema_in_doubt = False
@@ -66,7 +66,7 @@ class Guard:
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """Watch while the context lasts."""
+        """Watch until the context ends."""
         listeners: dict[str, Callable[..., None]] = {
             "do_connect": self._connect,
             "begin": self._begin,
@@ -96,7 +96,7 @@ class Guard:
         """Return whether `engine` is connected to the worker's database."""
         name = engine.url.database
         if not name and engine.dialect.name != "sqlite":
-            return True  # its custom connect function can connect to anything
+            return True  # a custom connect function can connect to anything
         return Path(str(name)).name == self.database
 
     def is_rolled_back(self, engine: Engine) -> bool:
@@ -141,7 +141,7 @@ class Guard:
 
 @contextmanager
 def listening(target: object, listeners: Mapping[str, Callable[..., None]]) -> Iterator[None]:
-    """Register `listeners` with SQLAlchemy, by the names of events, while the context lasts."""
+    """Register `listeners`, by event name, with SQLAlchemy until the context ends."""
     for name, listener in listeners.items():
         event.listen(target, name, listener)
     try:
@@ -155,7 +155,7 @@ TEST = re.compile(r"(?<![a-z])tests?(?![a-z])", re.I)
 
 
 def is_test_database(name: str, *, is_file: bool) -> bool:
-    """Return whether the name of a database, or its file, shows that it is for tests."""
+    """Return whether the name of a database, or the path of its file, says that it is for tests."""
     if not is_file:
         return bool(TEST.search(name))
     if name in {"", ":memory:"} or "mode=memory" in name:
@@ -167,7 +167,7 @@ def is_test_database(name: str, *, is_file: bool) -> bool:
 
 
 def current_task() -> asyncio.Task[Any] | None:
-    """Return the current task, None in a thread without an event loop."""
+    """Return the current task, or None in a thread without an event loop."""
     try:
         return asyncio.current_task()
     except RuntimeError:
@@ -175,4 +175,4 @@ def current_task() -> asyncio.Task[Any] | None:
 
 
 guard = Guard()
-"""The one guard of this process: SQLAlchemy's listeners are for all engines."""
+"""The only guard of this process: its listeners are for all engines."""

@@ -28,7 +28,7 @@ from tests.harness.transaction import PATIENCE, RolledBackTransaction
 
 COMMITTED, ROLLED_BACK = "committed", "rolled_back"
 WAYS = {COMMITTED: Phase.COMMITTED, "own_database": Phase.COMMITTED, ROLLED_BACK: Phase.ROLLED_BACK}
-"""The markers; `own_database` is the name in 0.1.0."""
+"""The markers. In 0.1.0, `committed` was called `own_database`."""
 
 NOT_COMMITTED = (
     "A request starts while the test has uncommitted writes, which the application could not see "
@@ -56,7 +56,7 @@ class Isolation(ABC):
     """How a test is isolated from the others."""
 
     engine: AsyncEngine
-    """On the test database, or in the test's transaction."""
+    """Connected to the test database, or in the test's transaction."""
 
     def __init__(
         self, databases: Databases, transaction: RolledBackTransaction, guard: Guard
@@ -67,12 +67,12 @@ class Isolation(ABC):
         self._session: AsyncSession | None = None
         has_workers = transaction.db_engine.dialect.name == "postgresql"
         self.jobs = Jobs(queue=None if has_workers else local_queue())
-        """On SQLite, the queue of the test; it has the jobs of transactions that are committed."""
+        """On SQLite, the test's queue, with the jobs of committed transactions."""
         self._has_failed = False
-        """Whether the test's own session has to be rolled back."""
+        """Whether the test's own session must be rolled back."""
 
     async def remember(self) -> None:
-        """Remember the contents of the database before the first test, and later additions."""
+        """Remember the contents of the database before the first test, and what fixtures add."""
         if self.guard.written_by_fixtures and not self._is_used_by_fixtures():
             await self.disconnect()
             await self._databases.keep()
@@ -81,13 +81,13 @@ class Isolation(ABC):
             await self._databases.remember(await self._transaction.connect())
 
     def _is_used_by_fixtures(self) -> bool:
-        """Return whether anybody except the harness has an open connection."""
+        """Return whether anything except the harness has an open connection."""
         pools = {engine.pool for engine in self.guard.engines}
         used = sum(pool.checkedout() for pool in pools if isinstance(pool, QueuePool))
         return used > self._transaction.is_connected
 
     async def disconnect(self, keep: Collection[Engine] = ()) -> None:
-        """Close all connections to the worker's database, except for the pools of `keep`."""
+        """Close all connections to the worker's database, except those of the engines `keep`."""
         for engine in self.guard.engines.difference(keep):
             if engine.dialect.is_async:
                 await AsyncEngine(engine).dispose()
@@ -114,20 +114,20 @@ class Isolation(ABC):
         """Let the sessions of `app` use this isolation."""
 
     async def clean(self, keep: Collection[Engine] = ()) -> None:
-        """Restore the remembered contents of the database; close doubtful connections."""
+        """Restore the remembered contents of the database; close connections in doubt."""
         guard = self.guard
         await self.disconnect(() if guard.connection_in_doubt else keep)
         connection = await self._transaction.connect()
         if guard.schema_in_doubt or not await self._databases.clean(connection):
             await self.disconnect()
             await self._databases.replace()
-            self._transaction.has_been_used = True  # before the source of replacements was kept
+            self._transaction.has_been_used = True  # before the source was kept
         guard.connection_in_doubt = guard.schema_in_doubt = guard.written_by_fixtures = False
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
         """Yield the test's own session, which shows the current contents of the database."""
-        # On SQLite, what the session has read must not keep the application from writing.
+        # On SQLite, reading in this session must not keep the application from writing.
         engine = self.engine.execution_options(**READ_ONLY)
         factory = async_sessionmaker(engine, expire_on_commit=False, info=self.jobs.info)
         async with factory() as session:
@@ -146,7 +146,7 @@ class Isolation(ABC):
 
     @asynccontextmanager
     async def _test_in(self, phase: Phase) -> AsyncIterator[None]:
-        """Watch the test, end what it leaves behind, and blame it."""
+        """Watch the test, end what it leaves running, and blame it."""
         others = asyncio.all_tasks() - {asyncio.current_task()}
         with self.guard.test_in(phase):
             try:
@@ -194,7 +194,7 @@ class RolledBack(Isolation):
         await self.disconnect(self._transaction.own_engines)
 
     def installed(self, app: RunningApp) -> AbstractContextManager[None]:
-        """Let the sessions of `app` take part in the test's transaction."""
+        """Let the sessions of `app` use the test's transaction."""
         return app.bound_to(self.engine, self.info_for(app))
 
     @asynccontextmanager
@@ -248,7 +248,7 @@ class Committed(Isolation):
         await self.remember()
         if self.guard.written_by_fixtures:
             self.guard.refuse(IN_USE)
-        if self._transaction.has_been_used:  # which sequences remember
+        if self._transaction.has_been_used:  # a rollback does not reset sequences
             self._transaction.has_been_used = False
             await self.clean(self._transaction.own_engines)
         async with self._test_in(Phase.COMMITTED):
@@ -262,7 +262,7 @@ class Committed(Isolation):
         yield
 
     def check_session(self) -> None:
-        """Do nothing: nobody sees uncommitted writes."""
+        """Do nothing: nobody else sees uncommitted writes."""
 
     def installed(self, app: RunningApp) -> AbstractContextManager[None]:
         """Let `app` use its own engine."""
@@ -279,7 +279,7 @@ class Committed(Isolation):
 
 
 OwnDatabase = Committed
-"""The name in 0.1.0, which tests of that time import."""
+"""The name in 0.1.0, which older tests import."""
 
 
 def isolation_of(

@@ -1,4 +1,4 @@
-"""The jobs that a test has written: to look at, and to run."""
+"""Inspect and run the jobs that a test has written."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,29 +15,29 @@ from tests.harness.application import RunningApp
 from tests.harness.isolation import Isolation
 
 MOST = 1000
-"""How many jobs are looked at."""
+"""How many jobs are read at once."""
 
 
 class JobQueue:
-    """The queue of jobs, in the test's transaction. Nothing runs a job unless the test does."""
+    """The job queue, in the test's transaction. Only the test runs jobs."""
 
     def __init__(self, app: RunningApp, isolation: Isolation) -> None:
         self._app = app
         self._isolation = isolation
 
     async def written(self, job: Job[...]) -> list[dict[str, Any]]:
-        """Return the arguments of each `job` that waits, in the order in which they were written.
+        """Return the arguments of each waiting `job`, in the order in which they were written.
 
-        Only a transaction that was committed has written its jobs.
+        Only committed transactions have written their jobs.
         """
         return [
             job.load(row.payload) for row in await self._waiting() if row.entrypoint == job.name
         ]
 
     async def run(self) -> None:
-        """Run all jobs that wait, also those that are delayed, and those that they write.
+        """Run all waiting jobs, even delayed ones, and the jobs that they write.
 
-        What a job raises is raised here, and the job waits again.
+        Raises what a job raises; that job waits again.
         """
         while rows := await self._waiting():
             for row in rows:
@@ -63,7 +63,7 @@ class JobQueue:
 
     @asynccontextmanager
     async def _queue(self) -> AsyncIterator[Queries | InMemoryQueries]:
-        """Yield the queue in a transaction of its own."""
+        """Yield the queue in its own transaction."""
         if self._isolation.jobs.queue is not None:
             yield self._isolation.jobs.queue
             return

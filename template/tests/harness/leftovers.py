@@ -12,7 +12,7 @@ from tests.harness.patience import GRACE, close
 from tests.harness.private import current_scope, is_closing, is_of_anyio, leave_scopes
 
 LAST_STEPS = 20
-"""The iterations of the event loop before a task counts as left over: closing takes a few."""
+"""How many iterations of the event loop a task has to end: closing takes a few."""
 
 STRAY_TASKS = (
     "The test has left a task running: {}. "
@@ -28,7 +28,7 @@ Task = asyncio.Task[Any]
 
 @asynccontextmanager
 async def clearing_up(refusals: list[str]) -> AsyncIterator[None]:
-    """End what was started in the context and still runs, and add it to `refusals`."""
+    """End what was started in the context and is still running, and add it to `refusals`."""
     tasks, scope = asyncio.all_tasks(), current_scope()
     try:
         yield
@@ -87,7 +87,7 @@ def stop(task: Task) -> None:
 async def in_own_task(context: AbstractAsyncContextManager[object]) -> AsyncIterator[None]:
     """Enter and exit `context` in a separate task.
 
-    Its cancel scopes are then separate from those of the test and its fixtures, which share a task.
+    This separates its cancel scopes from those of the test and its fixtures, which share a task.
     """
     entered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     leave = asyncio.Event()
@@ -98,7 +98,7 @@ async def in_own_task(context: AbstractAsyncContextManager[object]) -> AsyncIter
             await leave.wait()
 
     task = asyncio.create_task(hold())
-    task.add_done_callback(lambda _: entered.cancel())  # where `context` is not entered
+    task.add_done_callback(lambda _: entered.cancel())  # if `context` cannot be entered
     try:
         await asyncio.wait({entered})
         if not entered.cancelled():

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 from starlette.types import ASGIApp
 
-SHUTDOWN_TIMEOUT = 2  # seconds for connections that are still open after the test
+SHUTDOWN_TIMEOUT = 2  # seconds that requests have to end after the test
 
 
 class Server(uvicorn.Server):
@@ -30,12 +30,12 @@ class Server(uvicorn.Server):
         self.ready.set()
 
     async def main_loop(self) -> None:
-        """Serve until told to stop; uvicorn looks every 0.1 seconds."""
+        """Serve until told to stop, without uvicorn's check every 0.1 seconds."""
         await self.on_tick(0)
         await self.told_to_stop.wait()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests end, and cancel those that take too long; uvicorn waits in any case."""
+        """Let requests end, and cancel those that take too long; uvicorn would wait for them."""
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):

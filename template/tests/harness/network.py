@@ -1,7 +1,7 @@
 """The network guard: tests can reach this machine, and hosts that a marker or the project allows.
 
-It watches Python's sockets in all threads until the process ends, so it also refuses what telemetry
-sends at exit. It does not see sockets opened in C (uvloop, gRPC, libpq), nor other processes.
+It watches Python's sockets in all threads until the process ends, so it even refuses what telemetry
+sends at exit. It does not see sockets opened in C (uvloop, gRPC, libpq), or other processes.
 """
 
 import asyncio
@@ -38,23 +38,23 @@ CALLS = ("connect", "connect_ex", "sendto")
 INTERNET = {socket.AF_INET, socket.AF_INET6}
 
 for_all_tests: ContextVar[bool] = ContextVar("for_all_tests", default=False)
-"""Whether the running code is an async fixture that tests share, or was started by one."""
+"""Whether the running code is an async fixture that tests share, or one started it."""
 
 
 class Network:
-    """Decides who may connect where; remembers refusals that no single test is to blame for."""
+    """Decides who may connect where; remembers the refusals that are no single test's fault."""
 
     def __init__(self) -> None:
         self.refusals: list[str] = []
         self.allowed: list[str] = []
-        """The host patterns that are allowed to all tests."""
+        """The host patterns that all tests may connect to."""
         self.test: pytest.Item | None = None
         self.is_setting_up_for_all = False
         """Whether a fixture that tests share is being set up."""
         self.threads_before: set[threading.Thread] = set()
         """The threads that do not belong to the test. Threads of pools work for anybody."""
         self._names: dict[str, str] = {}
-        """The names that were looked up, by address."""
+        """The names that have been looked up, by address."""
 
     def note_threads(self) -> None:
         """Note the threads that exist before the test."""
@@ -67,7 +67,7 @@ class Network:
             self._names[address[0]] = text(host)
 
     def check(self, host: Any, port: object = None) -> None:
-        """Raise an error if `host` is on another machine and not allowed."""
+        """Raise IsolationError or ConnectionRefusedError unless `host` is local or allowed."""
         host = text(host)
         name = self._names.get(host, host)
         if is_local(host) or is_local(name):
@@ -87,7 +87,7 @@ class Network:
         return threading.current_thread() not in self.threads_before
 
     def _refuse_to_all(self, place: str) -> None:
-        """Refuse `place` to code that no single test is to blame for; the run fails."""
+        """Refuse `place` to code that belongs to no single test; the run fails."""
         thread = threading.current_thread()
         if thread is not threading.main_thread():
             caller = f"The thread {thread.name!r}"
@@ -105,7 +105,7 @@ class Network:
 
 
 network = Network()
-"""The one of this process, as there is one module `socket`."""
+"""The only one of this process, as there is one `socket` module."""
 
 
 def text(value: object) -> str:
@@ -113,7 +113,7 @@ def text(value: object) -> str:
 
 
 def address_of(host: str) -> IPv4Address | IPv6Address | None:
-    """Return `host` as an address, None if it is a name to look up."""
+    """Return `host` as an address, or None if it is a name to look up."""
     try:
         return ip_address(host)
     except ValueError:
@@ -148,7 +148,7 @@ def is_called_by_pytest() -> bool:
 @functools.cache
 def watch() -> None:
     """Check name lookups, connections and datagrams from now on."""
-    patch = pytest.MonkeyPatch()  # which nobody undoes
+    patch = pytest.MonkeyPatch()  # never undone
     for name in LOOK_UPS:
         patch.setattr(socket, name, checked_look_up(getattr(socket, name)))
     for name in CALLS:
@@ -182,7 +182,7 @@ def checked_call(call: Any) -> Any:
             try:
                 network.check(*arguments[-1][:2])
             except IsolationError:
-                sock.close()  # which whoever calls does for an OSError alone
+                sock.close()  # callers only close it after an OSError
                 raise
         return call(sock, *arguments)
 
@@ -190,7 +190,7 @@ def checked_call(call: Any) -> Any:
 
 
 def on_behalf(run_in_executor: Any) -> Any:
-    """Wrap a method of event loops, so that a thread knows that it works for all tests."""
+    """Wrap a method of event loops, so that a thread knows when it works for all tests."""
 
     @functools.wraps(run_in_executor)
     def run(
@@ -210,7 +210,7 @@ def run_for_all_tests(function: Any, *arguments: Any) -> object:
 
 @contextmanager
 def working_for_all_tests() -> Iterator[None]:
-    """Set whether code in the context, and what it starts, belongs to several tests."""
+    """Note that code in the context, and what it starts, works for several tests."""
     before = for_all_tests.get()
     for_all_tests.set(True)
     try:
@@ -260,7 +260,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
-    """Note which fixtures, and which of their threads, tests share."""
+    """Note when a shared fixture is set up, and which threads it has started."""
     if fixturedef.scope == "function":
         return (yield)
     before, network.is_setting_up_for_all = network.is_setting_up_for_all, True
@@ -271,7 +271,7 @@ def pytest_fixture_setup(fixturedef: Any) -> Generator[None, object, object]:
         network.is_setting_up_for_all = before
 
 
-# ---- A run fails for refusals that no single test is to blame for ----
+# ---- Fail the run for refusals that are no single test's fault ----
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,4 +1,4 @@
-"""Keep the objects that a test holds up to date with what the application commits."""
+"""Update the objects that a test holds when the application commits changes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,10 +28,10 @@ from tests.harness.guard import listening
 def kept_up_to_date(session: AsyncSession) -> Iterator[None]:
     """Show the changes that other sessions commit in the objects of `session`.
 
-    This reads nothing, so its cost does not depend on the number of objects. Only the database
-    knows what an UPDATE, a trigger or a cascade changes: use a SELECT of `session`, or
-    `await session.refresh(...)`. Related objects stay where a SELECT does not load them, those in a
-    collection until another session commits.
+    This executes no query, so it costs the same for any number of objects. Only the database knows
+    what an UPDATE, a trigger or a cascade changes: execute a SELECT in `session`, or
+    `await session.refresh(...)`. A SELECT that does not load related objects keeps them, but a
+    collection only until another session commits.
     """
     changes = Changes(session)
     event.listen(session.sync_session, "do_orm_execute", changes.overwrite_known_objects)
@@ -51,7 +51,7 @@ RELATED = "related objects, from before a SELECT"
 def keep_related(instance: object, context: QueryContext, _: object) -> None:
     """Restore the related objects that a SELECT has unloaded, if they are still the right ones.
 
-    It unloads them from all objects that it overwrites, and async code cannot lazy-load them.
+    A SELECT unloads them from all objects that it overwrites; async code cannot lazy-load them.
     """
     state = inspect(instance, raiseerr=True)
     for relationship, related in context.session.info.get(RELATED, {}).get(state, {}).items():
@@ -60,7 +60,7 @@ def keep_related(instance: object, context: QueryContext, _: object) -> None:
 
 
 def related_objects(state: InstanceState[Any]) -> dict[RelationshipProperty[Any], Any]:
-    """Return the related objects that an object has loaded or was given."""
+    """Return the related objects that are loaded or set on an object."""
     return {
         relationship: list(collection_adapter(related)) if relationship.uselist else related
         for relationship in state.mapper.relationships
@@ -97,7 +97,7 @@ class Changes:
         session = execution.session
         is_loading = execution.is_column_load or execution.is_relationship_load
         if not execution.is_select or is_loading or not session.autoflush:
-            return  # without autoflush, it would overwrite what is not flushed
+            return  # without autoflush, it would overwrite changes that are not flushed
         execution.update_execution_options(populate_existing=True)
         session.info[RELATED] = {
             state: {

@@ -1,7 +1,7 @@
-"""Bounded waiting that does not count the time spent at a breakpoint.
+"""Time limits that do not count the time at a breakpoint.
 
-Only the time during which the event loop runs counts. If a debugger stops it, or the machine is
-suspended, this counts as a single tick.
+Only the time while the event loop runs counts. If a debugger stops it, or the machine is suspended,
+this counts as a single tick.
 """
 
 import asyncio
@@ -11,10 +11,10 @@ from types import TracebackType
 from typing import Any
 
 TICK = 0.25
-"""The interval, in seconds, at which the running time of the event loop is counted."""
+"""The interval, in seconds, at which the event loop's running time is counted."""
 
 GRACE = 2.0
-"""The time, in seconds, for code that is ending."""
+"""How long, in seconds, code may take to end."""
 
 
 async def run_for(seconds: float) -> None:
@@ -36,10 +36,9 @@ async def wait_patiently(wait: Callable[[], Awaitable[object]], limit: float) ->
 
 
 class Deadline:
-    """Ends the code in its context after a time: `async with deadline: await coroutine`.
+    """Cancels the code in its context after a time: `async with deadline: await coroutine`.
 
-    It raises a TimeoutError that names `what`. A coroutine that ignores its cancellation is
-    closed.
+    It raises a TimeoutError that names `what`. It closes a coroutine that ignores the cancellation.
     """
 
     def __init__(self, what: str, coroutine: Coroutine[Any, Any, Any], limit: float | None) -> None:
@@ -60,7 +59,7 @@ class Deadline:
         await run_for(limit)
         self._has_passed = True
         task.cancel()
-        await run_for(min(GRACE, limit / 2))  # before pytest-timeout ends the whole run
+        await run_for(min(GRACE, limit / 2))  # less, or pytest-timeout ends the whole run
         close(self._coroutine)
         task.cancel()  # wakes it up, so that it notices
 
@@ -80,5 +79,5 @@ def close(coroutine: object) -> None:
     if asyncio.iscoroutine(coroutine):
         try:
             coroutine.close()
-        except Exception:  # noqa: BLE001 (whatever it raises on its way out, or that it goes on)
+        except Exception:  # noqa: BLE001 (whatever it raises while it ends, or if it does not end)
             return

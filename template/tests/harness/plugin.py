@@ -1,4 +1,4 @@
-"""The pytest plugin: it opens the databases, and blames the test that is at fault."""
+"""The pytest plugin: open the databases, and blame the right test."""
 
 import asyncio
 import functools
@@ -52,8 +52,8 @@ from tests.harness.variables import Variables
 PATIENCE = 0.5
 """The share of the timeout after which a test, or the teardown of a fixture, is cancelled.
 
-It then ends like any failed test. The setup of a fixture has the whole time, until pytest-timeout
-interrupts it, which it does once per test.
+It then ends like any failed test. The setup of a fixture has the whole timeout: pytest-timeout
+interrupts it, but only once per test.
 """
 
 CANCELLED = (
@@ -69,15 +69,15 @@ NEEDED_BY_ALL = {
     "running_app",
     "standalone_app",
 }
-"""The fixtures whose failure would otherwise be reported once per test."""
+"""The fixtures that all tests need; if one fails, it is reported once, not for each test."""
 
 OWN_PATIENCE = {"isolation", "cleared_up"}
-"""The fixtures that end leftovers, and limit the time for it themselves."""
+"""The fixtures that end leftovers, and limit their own time for it."""
 
 TIME_LIMIT = pytest.StashKey[float | None]()
 """The time limit of a test, and of its fixtures that are torn down after it."""
 LONGEST_LIMIT = pytest.StashKey[float]()
-"""The longest time limit so far, which applies to fixtures that tests share."""
+"""The longest time limit so far; it applies to fixtures that tests share."""
 FAILED = pytest.StashKey[bool]()
 VARIABLES = pytest.StashKey[Variables]()
 
@@ -110,16 +110,16 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def set_environment(database_url: str) -> None:
     """Replace the developer's environment with .env.example and the test database.
 
-    All code that reads settings gets these values, even when `app.settings` is imported. Variables
-    with a default are removed, so that the defaults apply.
+    All code that reads settings gets these values, even on import. Variables of settings with a
+    default are removed, so that the defaults apply.
     """
     example = dotenv_values(ROOT / ".env.example")
     values = {name: value for name, value in example.items() if value is not None}
     values |= {"ENVIRONMENT": "test", "DATABASE_URL": database_url}
-    values.pop("TEST_DATABASE_URL", None)  # is up to whoever runs the tests
+    values.pop("TEST_DATABASE_URL", None)  # whoever runs the tests decides
     os.environ |= values
-    # If asyncpg is cancelled while it negotiates TLS, it leaves an error that nobody awaits, and a
-    # test would be blamed.
+    # If asyncpg is cancelled while it negotiates TLS, it leaves an error that nobody awaits, and
+    # the harness would blame a test.
     os.environ.setdefault("PGSSLMODE", "allow")
     from app.settings import Settings
 
@@ -144,7 +144,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(watching.close)
     needs_server = configured_url() is None and config.getini("test_database") == "postgresql"
     if needs_server and config.getoption("numprocesses", None):
-        # The workers share one server, which has to outlive all of them.
+        # The workers share one server, which must outlive them all.
         server = ExitStack()
         url = server.enter_context(postgresql.embedded_server())
         os.environ["TEST_DATABASE_URL"] = url.render_as_string(hide_password=False)
@@ -157,7 +157,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 async def databases(anyio_backend: str, pytestconfig: pytest.Config) -> AsyncIterator[Databases]:
-    """The test databases, as TEST_DATABASE_URL or pytest.toml says."""
+    """The test databases that TEST_DATABASE_URL or pytest.toml asks for."""
     async with open_databases(pytestconfig.getini("test_database")) as databases:
         yield databases
 
@@ -186,7 +186,7 @@ async def rolled_back_transaction(
 ) -> AsyncIterator[RolledBackTransaction]:
     """The transaction that each test runs in."""
     transaction = RolledBackTransaction(db_engine, guard)
-    await transaction.connect()  # for tasks of the lifespan, which wait for a test
+    await transaction.connect()  # tasks of the lifespan need it; they wait for a test
     yield transaction
     for engine in guard.engines - transaction.own_engines:  # of tests without fixtures
         await AsyncEngine(engine).dispose()
@@ -195,7 +195,7 @@ async def rolled_back_transaction(
 
 @pytest.fixture
 async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
-    """End what a test without a database leaves behind, and blame the test."""
+    """End what a test without a database leaves running, and blame the test."""
     if anyio_backend_name != "asyncio":
         yield
         return
@@ -205,7 +205,7 @@ async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave out the summary of Hypothesis if no test has used it: it imports the library."""
+    """Leave out Hypothesis's summary if no test has used it: the summary imports the library."""
     if "hypothesis" not in sys.modules:
         session.config.pluginmanager.unregister(name="hypothesispytest")
 
@@ -217,7 +217,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def pytest_make_collect_report(
     collector: pytest.Collector,
 ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-    """Fail a module that exits on import, as `app.main` does without its settings."""
+    """Let a module fail that exits on import, as `app.main` does without its settings."""
     try:
         return (yield)
     except SystemExit as error:
@@ -226,7 +226,7 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Isolate marked tests even if they use no fixture, and clean up after all others."""
+    """Isolate tests that have a marker, even without fixtures; clean up after all others."""
     refuse_hidden_fixtures(items)
     for item in items:
         if isinstance(item, pytest.Function) and "anyio_backend" in item.fixturenames:
@@ -235,7 +235,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def refuse_hidden_fixtures(items: list[pytest.Item]) -> None:
-    """Raise UsageError for a plugin's fixture that tests/conftest.py defines too."""
+    """Raise UsageError for a fixture in tests/ that tests/conftest.py overrides."""
     for item in items:
         definitions = fixture_definitions(item) if isinstance(item, pytest.Function) else {}
         for name, found in definitions.items():
@@ -250,7 +250,7 @@ def refuse_hidden_fixtures(items: list[pytest.Item]) -> None:
 
 
 def surround(item: pytest.Function, fixture: str) -> None:
-    """Set `fixture` up before all other function-scoped fixtures, and tear it down after them."""
+    """Set up `fixture` before all other function-scoped fixtures, and tear it down after them."""
     definitions, names = fixture_definitions(item), item.fixturenames
     if fixture in names:
         names.remove(fixture)
@@ -263,7 +263,7 @@ def surround(item: pytest.Function, fixture: str) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Start with new context variables. Refuse sync tests that use async fixtures.
+    """Start with new context variables. Fail sync tests that use async fixtures.
 
     Such a fixture would fail now, and in each later test that shares it:
     https://github.com/pytest-dev/pytest/issues/14800
@@ -297,7 +297,7 @@ def async_fixtures(item: pytest.Function) -> list[str]:
     names = list(signature(item.function).parameters)
     names += [name for mark in item.iter_markers("usefixtures") for name in mark.args]
     found = []
-    for name in names:  # which grows
+    for name in names:  # the loop extends it
         for definition in definitions.get(name, ())[-1:]:
             names += [argument for argument in definition.argnames if argument not in names]
             if iscoroutinefunction(definition.func) or isasyncgenfunction(definition.func):
@@ -310,7 +310,7 @@ def async_fixtures(item: pytest.Function) -> list[str]:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> None:
-    """Note the timeout that pytest-timeout has found: option, variable, marker or setting."""
+    """Note the timeout that pytest-timeout uses, from an option, variable, marker or setting."""
     limit = settings.timeout * PATIENCE
     item.stash[TIME_LIMIT] = limit
     stash = item.config.stash
@@ -323,7 +323,7 @@ def pytest_fixture_setup(
 ) -> Generator[None, object, object]:
     """Guard the database from a fixture whose writes would not be undone; survive its failure.
 
-    A fixture that all tests need fails with a short message, and ends the run.
+    If a fixture that all tests need fails, print a short message and end the run.
     """
     is_of_a_test = fixturedef.scope == "function" and fixturedef.argname != "isolation"
     fixture = fixturedef.func
@@ -350,7 +350,7 @@ def pytest_fixture_setup(
 
 
 def describe(error: BaseException) -> str:
-    """Describe an error in a few lines, with its place in the project."""
+    """Describe an error in a few lines, with its location in the project."""
     cause = error.__cause__ if isinstance(error.__cause__, SystemExit) else error
     places = [
         f"{Path(frame.filename).relative_to(ROOT)}, line {frame.lineno}"
@@ -381,7 +381,7 @@ def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note that a test has failed, and complete and shorten its error."""
+    """Note that a test has failed; add the refusals to its error, and shorten the traceback."""
     if call.excinfo is not None and not call.excinfo.errisinstance(pytest.skip.Exception):
         item.stash[FAILED] = True
         note_refusals(call.excinfo.value)
@@ -416,7 +416,7 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
-    """Let an async test that hangs fail after its timeout, and let other tests survive it."""
+    """Let an async test that hangs fail at its time limit, and let other tests survive it."""
     if iscoroutinefunction(pyfuncitem.obj) and is_on_asyncio(pyfuncitem.funcargs):
         limit = pyfuncitem.stash.get(TIME_LIMIT, None)
         pyfuncitem.obj = watched(pyfuncitem.obj, running_in_variables(pyfuncitem), limit)
@@ -424,7 +424,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
 
 
 def is_on_asyncio(arguments: Mapping[str, Any]) -> bool:
-    """Say whether a test or a fixture with these arguments runs on asyncio."""
+    """Return whether a test or a fixture with these arguments runs on asyncio."""
     backend = arguments.get("anyio_backend")
     return (backend[0] if isinstance(backend, tuple) else backend) == "asyncio"
 
@@ -458,7 +458,7 @@ def watched(
         with survived("test"):
             async with deadline:
                 await coroutine
-            await asyncio.sleep(0)  # here the event loop starts to close abandoned generators
+            await asyncio.sleep(0)  # lets the event loop start to close abandoned generators
             await wait_for_closing(before)
 
     return watched_test
@@ -470,7 +470,7 @@ def report_exit(error: SystemExit) -> None:
     guard.refusals.append(
         f"A task raised {error!r}, which would end the run: {place.filename}, line {place.lineno}."
     )
-    # A traceback that is shown when the task is collected, while pytest parses, can crash CPython:
+    # If the garbage collector shows the traceback while pytest parses, CPython can crash:
     # https://github.com/python/cpython/issues/106905
     error.__traceback__ = None
 
@@ -493,7 +493,7 @@ def survived(what: str) -> Iterator[None]:
 
 
 def limit_of(fixture: Any, config: pytest.Config) -> float | None:
-    """Return the seconds in which a fixture has to end, None if it watches that itself."""
+    """Return how many seconds a fixture may take to end, or None if it limits itself."""
     if fixture.argname in OWN_PATIENCE:
         return None
     if fixture.scope == "function":
@@ -506,7 +506,7 @@ def surviving(
 ) -> Callable[..., Any]:
     """Wrap an async fixture so that other tests survive if it raises or hangs.
 
-    `run` runs its coroutines. `find_limit` returns the seconds in which it has to end.
+    `run` runs its coroutines. `find_limit` returns how many seconds it may take to end.
     """
     if ismethod(fixture):
         function = surviving(fixture.__func__, run, find_limit)

@@ -20,8 +20,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app.database import ENGINE_OPTIONS
 from tests.harness.databases import DIRECTORY, RUN_ID, WORKER, migrate, open_engine
 
-# The advisory locks on the database from which all others are copied: one for the worker that
-# creates or drops it, and one shared by all workers that may copy it.
+# The advisory locks for the database that all others are copied from: one is for the worker that
+# creates or drops it, and all workers that may copy it share the other.
 TURN, IN_USE = "hashtext(:name), 0", "hashtext(:name), 1"
 LOCK_TIMEOUT = "1000"
 """How long, in milliseconds, cleaning waits for a lock."""
@@ -34,14 +34,14 @@ NO_EXTENSION = (
     "postgresql+asyncpg://user:password@host/app_test"
 )
 
-FIRST_OWN_OID = 16384  # those before are PostgreSQL's own
+FIRST_OWN_OID = 16384  # PostgreSQL's own are lower
 NAME = "quote_ident(relnamespace::regnamespace::text) || '.' || quote_ident(relname)"
 TABLES = f"""
     SELECT coalesce(json_object_agg(oid, {NAME}), '{{}}')::text
     FROM pg_class WHERE relkind = 'r' AND oid >= {FIRST_OWN_OID}
 """  # noqa: S608
-# An object that is new has a higher oid, a row that is inserted or updated a newer transaction in
-# its xmin. {rows} is for the tables that are not empty to begin with, {oids} for all.
+# A new object has a higher oid; an inserted or updated row has a newer transaction in its xmin.
+# {rows} is for the tables that are not empty before the tests, {oids} for all tables.
 STATE = """
     SELECT json_build_object(
         'schema', (SELECT concat(count(*), ' ', max(oid)) FROM pg_class),
@@ -56,7 +56,7 @@ STATE = """
     )::text
 """
 ROWS = "SELECT {} AS name, concat(count(*), ' ', max(xmin::text::bigint)) AS state FROM {}"
-# The sequences: whether each has begun, and the table that it numbers the rows of, if there is one.
+# The sequences: whether each has been used, and the table whose rows it numbers, if any.
 SEQUENCES = f"""
     SELECT coalesce(json_object_agg(
         seqrelid,
@@ -69,7 +69,7 @@ SEQUENCES = f"""
     FROM pg_sequence
 """  # noqa: S608
 NO_ROWS = "SELECT '' AS name, '' AS state WHERE false"
-# DELETE would run these triggers, and skip the rows that such a policy hides.
+# DELETE would run these triggers, and skip rows that a policy hides.
 NEEDS_TRUNCATE = """
     SELECT EXISTS (SELECT FROM pg_trigger WHERE NOT tgisinternal)
         OR EXISTS (SELECT FROM pg_class WHERE relforcerowsecurity)
@@ -86,7 +86,7 @@ class Contents:
     """Returns the state, as JSON."""
     state: dict[str, Any]
     sequences: dict[str, str | None]
-    """The sequences to reset after a test: by oid, the table that each belongs to."""
+    """The sequences to reset after a test: the table that each belongs to, by oid."""
     needs_truncate: bool
 
 
@@ -97,12 +97,12 @@ class PostgresDatabases:
     admin: AsyncConnection
     template: URL
     source: URL
-    """The database that replaces the worker's."""
+    """The database whose copy replaces the worker's."""
     contents: Any = None
 
     @property
     def url(self) -> URL:
-        """The worker's database."""
+        """The URL of the worker's database."""
         return self.template.set(database=f"{self.template.database}_{WORKER}")
 
     @asynccontextmanager
@@ -144,11 +144,11 @@ class PostgresDatabases:
         except DBAPIError as error:
             if not error.connection_invalidated:
                 raise
-            await self.admin.rollback()  # a test has killed it: a new one is opened
+            await self.admin.rollback()  # a test has killed the connection: open a new one
             await self.admin.execute(text(statement))
 
     async def keep(self) -> None:
-        """Use the current contents as the source of later replacements. Nobody may be connected."""
+        """Let `replace` restore the current contents. Nobody may be connected."""
         self.source = self.template.set(database=f"{self.url.database}_kept")
         await self._drop(self.source)
         await self._create(self.source, self.url)
@@ -166,7 +166,7 @@ class PostgresDatabases:
                 tables,
                 query,
                 await read(connection, query),
-                {  # A test that was rolled back may have used one of those that have begun.
+                {  # One that has begun, while its table is empty, was used by a rolled-back test.
                     oid: sequence["table"]
                     for oid, sequence in sequences.items()
                     if not sequence["begun"] or sequence["table"] not in {None, *filled}
@@ -175,7 +175,7 @@ class PostgresDatabases:
             )
 
     async def clean(self, connection: AsyncConnection) -> bool:
-        """Delete the rows that are not remembered, whichever tables refer to which."""
+        """Delete the rows that are not remembered, in whatever way tables refer to each other."""
         contents: Contents = self.contents
         before = contents.state
         try:
@@ -192,7 +192,7 @@ class PostgresDatabases:
                     return False
                 if statement := delete(tables, contents.sequences):
                     await connection.exec_driver_sql(statement)
-        except SQLAlchemyError:  # a lock that somebody keeps, for one
+        except SQLAlchemyError:  # a lock is held, for example
             return False
         return True
 
@@ -203,13 +203,13 @@ class PostgresDatabases:
 
 
 def state_query(tables: Iterable[str], filled: Iterable[str]) -> str:
-    """Return the query for the state of a database: `tables` by oid, the rows of those `filled`."""
+    """Return the query for the state: the sizes of `tables`, by oid, and the rows of `filled`."""
     rows = [ROWS.format(literal(name), name) for name in filled]
     return STATE.format(rows=" UNION ALL ".join([NO_ROWS, *rows]), oids=",".join(tables))
 
 
 def names_of_filled(contents: Contents, state: Mapping[str, Any]) -> set[str]:
-    """Return the tables that have, or had, rows in `state`."""
+    """Return the names of the tables that have, or had, rows in `state`."""
     return {contents.tables[oid] for oid in state["sizes"]}
 
 
@@ -220,9 +220,9 @@ async def read(connection: AsyncConnection, query: str) -> dict[str, Any]:
 
 
 def delete(tables: Collection[str], sequences: Mapping[str, str | None]) -> str | None:
-    """Return one statement that empties `tables`; foreign keys are checked at its end.
+    """Return one statement that empties `tables`; foreign keys are checked when it ends.
 
-    It resets the sequences of these tables, and those of no table.
+    It also resets the sequences of these tables, and those without a table.
     """
     deletions = [f"d{number} AS (DELETE FROM {name})" for number, name in enumerate(tables)]  # noqa: S608
     begun = [oid for oid, table in sequences.items() if table is None or table in tables]
@@ -241,7 +241,7 @@ def literal(text: str) -> str:
 
 @asynccontextmanager
 async def server_databases(url: URL) -> AsyncIterator[PostgresDatabases]:
-    """Migrate the database from which all others are copied, once for all workers of the run.
+    """Migrate the database that all others are copied from, once for all workers of the run.
 
     `url` names an existing database and a user who can create databases.
     """
@@ -266,7 +266,7 @@ def template_url(url: URL) -> URL:
 
 
 def worker_url(url: URL | None) -> URL:
-    """Return the URL of the worker's database, on the server of `url` or an embedded one."""
+    """Return the URL of the worker's database, on the server of `url` or the embedded one."""
     template = template_url(url or embedded_url())
     return template.set(database=f"{template.database}_{WORKER}")
 
@@ -313,7 +313,7 @@ async def create_template(admin: AsyncConnection, template: URL) -> None:
 
 
 def embedded_url() -> URL:
-    """Return the URL of the embedded server, which is known before it starts."""
+    """Return the URL of the embedded server, even before it starts."""
     return URL.create(
         "postgresql+asyncpg", "postgres", database="test", query={"host": str(DIRECTORY / "data")}
     )
@@ -343,7 +343,7 @@ def embedded_server() -> Iterator[URL]:
             server.cleanup()
 
 
-# Waits for the end of its input, which is the end of the run, even if the run is killed.
+# Its input ends when the run ends, even if the run is killed.
 STOP = """
 import os, pathlib, shutil, signal, sys, time
 sys.stdin.read()
@@ -371,7 +371,7 @@ def stopped_with_us(directory: Path) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # or Ctrl-C would end it with us
     )
-    with process:  # which closes its input, and waits for it
+    with process:  # closes its input, and waits for it
         yield
 
 

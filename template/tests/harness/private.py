@@ -21,7 +21,7 @@ from tests.harness.patience import GRACE
 SQLALCHEMY = sqlalchemy.__path__[0]
 
 CANCELLATIONS = 3
-"""How often an interrupted test is cancelled, since its clean-up may wait as well."""
+"""How often an interrupted test is cancelled: its cleanup may hang too."""
 
 
 def is_closing(task: asyncio.Task[Any]) -> bool:
@@ -46,12 +46,12 @@ def is_worker(thread: threading.Thread) -> bool:
 
 
 def fixture_definitions(item: pytest.Function) -> Mapping[str, Sequence[pytest.FixtureDef[Any]]]:
-    """Return the fixtures that a test can use: for each name, the closest one last."""
+    """Return the fixtures that a test can use, by name; of each name, the closest one is last."""
     return item._fixtureinfo.name2fixturedefs
 
 
 def fail_again(fixture: Any, failure: BaseException) -> None:
-    """Let a failed fixture fail with `failure` for later tests that use it."""
+    """Make a failed fixture fail with `failure` for later tests that use it."""
     _, key, _ = fixture.cached_result
     fixture.cached_result = (None, key, (failure, None))
 
@@ -66,7 +66,7 @@ def current_scope() -> anyio.CancelScope | None:
 def leave_scopes(until: anyio.CancelScope | None) -> bool:
     """Leave the cancel scopes that the current task has entered since `until`.
 
-    Return whether there were any.
+    Return whether it had entered any.
     """
     found = False
     while (scope := current_scope()) not in {None, until}:
@@ -93,9 +93,9 @@ def leave_cancelled_scopes() -> bool:
 def keep_real_time(
     loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = time.monotonic
 ) -> None:
-    """Let the timers of `loop` follow `clock`, even if a test stops the clock of asyncio.
+    """Make the timers of `loop` follow `clock`, even if a test stops the clock of asyncio.
 
-    freezegun stops it, and then no sleep or timeout ends, not even those of pytest's plugins.
+    freezegun stops it, and then no sleep or timeout ends, not even in pytest plugins.
     """
     if isinstance(loop, asyncio.BaseEventLoop):  # uvloop has its own clock
         vars(loop)["time"] = clock
@@ -106,8 +106,8 @@ def go_on_after_exits(
 ) -> None:
     """Let `loop` continue when a task raises SystemExit, and call `report` with it.
 
-    When pytest-timeout or Ctrl-C interrupts the loop, end the tests' task. Otherwise everything
-    after it, beginning with the teardown, would wait for it forever.
+    When pytest-timeout or Ctrl-C interrupts the loop, end the tests' task. Otherwise, everything
+    that follows, starting with the teardown, would wait for it forever.
     """
     if "run_until_complete" in vars(loop):
         return

@@ -9,15 +9,15 @@ from sqlalchemy import Engine
 
 from tests.harness.guard import listening
 
-# Where a transaction begins and ends depends on how the test is isolated.
+# How transactions begin and end depends on the isolation of the test.
 TRANSACTION_CONTROL = re.compile(r"\s*(BEGIN|COMMIT|SAVEPOINT|RELEASE|ROLLBACK)\b", re.I)
 
 
 @pytest.fixture
 async def queries(anyio_backend: str) -> AsyncIterator[list[str]]:
-    """The SQL statements that the application has executed; `queries.clear()` resets them.
+    """The SQL statements that the application has executed; `queries.clear()` empties the list.
 
-    Statements of the test itself, and of the harness between requests, are left out.
+    It leaves out statements of the test itself, and of the harness between requests.
     """
     statements: list[str] = []
     own_task = asyncio.current_task()

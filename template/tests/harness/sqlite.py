@@ -1,4 +1,4 @@
-"""Test databases on SQLite: files."""
+"""Test databases on SQLite, in files."""
 
 import shutil
 import sqlite3
@@ -28,7 +28,7 @@ class Contents:
     schema_version: int
     tables: list[str]
     rows: dict[str, list[Any]] = field(default_factory=dict)
-    """Of the tables that are not empty, such as those that a migration has filled."""
+    """The rows of tables that are not empty, such as those that a migration has filled."""
     sequences: list[Any] = field(default_factory=list)
 
 
@@ -39,7 +39,7 @@ class SqliteDatabases:
     template: Path
     file: Path
     source: Path
-    """The file that replaces the worker's."""
+    """The file whose copy replaces the worker's."""
     contents: Any = None
 
     @asynccontextmanager
@@ -66,7 +66,7 @@ class SqliteDatabases:
                 yield engine
 
     async def keep(self) -> None:
-        """Use the current contents as the source of later replacements."""
+        """Let `replace` restore the current contents."""
         self.source = self.file.with_stem(f"{self.file.stem}_kept")
         with closing(open_file(self.source)) as kept:
             self.connection.backup(kept)
@@ -98,10 +98,10 @@ class SqliteDatabases:
                 database.execute("DELETE FROM sqlite_sequence")
                 database.executemany("INSERT INTO sqlite_sequence VALUES (?, ?)", before.sequences)
             database.execute("COMMIT")
-            # A trigger may have written elsewhere.
+            # A trigger may have written to another table.
             filled = not_empty(database, before.tables)
             return {name: rows(database, name) for name in filled} == before.rows
-        except sqlite3.Error:  # locked, for one
+        except sqlite3.Error:  # it is locked, for example
             return False
 
     async def replace(self) -> None:
@@ -113,7 +113,7 @@ class SqliteDatabases:
 
     @cached_property
     def connection(self) -> sqlite3.Connection:
-        """A connection to the worker's file on which foreign keys are not enforced."""
+        """A connection to the worker's file that does not enforce foreign keys."""
         return open_file(self.file)
 
     def close(self) -> None:
@@ -125,7 +125,7 @@ class SqliteDatabases:
 
 @asynccontextmanager
 async def sqlite_databases(url: URL | None) -> AsyncIterator[SqliteDatabases]:
-    """Migrate the file from which all others are copied."""
+    """Migrate the file that all others are copied from."""
     file = Path(str(worker_url(url).database))
     file.parent.mkdir(mode=0o700, exist_ok=True)
     with deleted_afterwards(file.with_stem(f"{file.stem}_template")) as template:
@@ -157,7 +157,7 @@ def open_file(file: Path) -> sqlite3.Connection:
 
 @contextmanager
 def deleted_afterwards(file: Path) -> Iterator[Path]:
-    """Yield `file`; delete it afterwards, with the other files of SQLite."""
+    """Yield `file`; delete it afterwards, with SQLite's other files."""
     try:
         yield file
     finally:
@@ -166,7 +166,7 @@ def deleted_afterwards(file: Path) -> Iterator[Path]:
 
 
 def schema_version(database: sqlite3.Connection) -> int:
-    """Return the number that increases with every change of the schema."""
+    """Return a number that increases with every change of the schema."""
     version: int = database.execute("PRAGMA schema_version").fetchone()[0]
     return version
 
@@ -178,7 +178,7 @@ def list_tables(database: sqlite3.Connection) -> list[str]:
 
 
 def not_empty(database: sqlite3.Connection, tables: list[str]) -> list[str]:
-    """Return those of `tables` that have rows."""
+    """Return which of `tables` have rows."""
     found = []
     for start in range(0, len(tables), TABLES_OF_A_QUERY):
         part = tables[start : start + TABLES_OF_A_QUERY]

@@ -24,12 +24,12 @@ async def own_database_url(databases: Databases) -> AsyncIterator[str]:
 def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAPI:
     """The application on its own database, not started.
 
-    For sync tests: nothing in it belongs to the event loop of the async tests.
+    For sync tests: it shares nothing with the event loop of the async tests.
     """
     from app.main import create_app  # only after the environment is set up
 
-    # If named as a parameter, the guard against async fixtures in sync tests would refuse the test.
-    # It is safe here: `anyio_backend` lets anyio run them.
+    # Not parameters, or the guard against async fixtures in sync tests would refuse the test.
+    # Here they are safe: `anyio_backend` lets anyio run them.
     settings: Settings = request.getfixturevalue("settings")
     url: str = request.getfixturevalue("own_database_url")
     return create_app(settings.model_copy(update={"database_url": url}))
@@ -37,7 +37,7 @@ def standalone_app(request: pytest.FixtureRequest, anyio_backend: str) -> FastAP
 
 @pytest.fixture
 def contract(standalone_app: FastAPI) -> "Iterator[Contract]":
-    """The schemathesis schema of the application, which runs until the end of the test."""
+    """The schemathesis schema of the application, which runs until the test ends."""
     from tests.harness.contract import contract_of  # imports schemathesis, which is slow
 
     with contract_of(standalone_app) as contract:
@@ -46,5 +46,5 @@ def contract(standalone_app: FastAPI) -> "Iterator[Contract]":
 
 @pytest.fixture
 def contract_headers() -> dict[str, str]:
-    """The headers of each request: define yours in tests/fixtures.py if there is a log-in."""
+    """The headers of each request: override this in tests/fixtures.py if requests need a log-in."""
     return {}

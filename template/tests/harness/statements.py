@@ -1,6 +1,6 @@
-"""What a statement may do, judged by its text.
+"""Guess from its text what a statement may do.
 
-A wrong guess never leaks rows: at worst, a test waits, is refused, or gets a new connection.
+A wrong guess never leaks rows: at worst, a test waits, fails, or gets a new connection.
 """
 
 import re
@@ -21,7 +21,7 @@ SETTINGS = re.compile(r"\bset_config\b", re.I)
 FOR_SESSION = re.compile(r"set_config|advisory_(un)?lock", re.I)
 OF_A_TRANSACTION = {"LOCAL", "CONSTRAINTS", "TRANSACTION"}
 LONGEST_KEPT = 2000
-"""The length, in characters, up to which the effect of a statement is cached."""
+"""The longest statement, in characters, whose effect is cached."""
 
 
 class Effect(NamedTuple):

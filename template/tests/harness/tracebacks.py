@@ -1,4 +1,4 @@
-"""Show the project's own lines when a test fails, and where an `await` is missing."""
+"""When a test fails, show the project's own lines, and where an `await` is missing."""
 
 import asyncio
 import gc
@@ -32,14 +32,14 @@ def explain(error: BaseException) -> None:
 def chain(error: BaseException) -> Iterator[BaseException]:
     """Yield an exception, its causes and its contexts."""
     found = [error]
-    for each in found:  # which grows
+    for each in found:  # the loop extends it
         yield each
         causes = (each.__cause__, each.__context__)
         found += [cause for cause in causes if cause is not None and cause not in found]
 
 
 def is_of_library(frame: FrameType) -> bool:
-    """Return whether the code of a frame is not the project's own."""
+    """Return whether a frame's code is not the project's own."""
     if frame.f_globals.get("__name__", "").partition(".")[0] in PYTEST:
         return False
     file = Path(frame.f_globals.get("__file__", ""))
@@ -54,7 +54,7 @@ def is_not_awaited(value: object) -> bool:
 def close_coroutines() -> None:
     """Close the coroutines that a failed test did not await; those of tasks end with their task.
 
-    Otherwise they would warn when they are collected, in the middle of another test.
+    Otherwise they would warn when the garbage collector finds them, during another test.
     """
     objects = gc.get_objects()
     of_tasks = {id(each.get_coro()) for each in objects if issubclass(type(each), asyncio.Task)}

@@ -52,10 +52,10 @@ class RolledBackTransaction:
 
     A transaction of that engine creates a savepoint with its first statement, releases it on
     commit, and rolls back to it on rollback. Savepoints must be nested, but transactions overlap,
-    so only one transaction has a savepoint at a time. If it has only read, it gives the savepoint
-    up when another one executes a statement. It loses nothing, since READ COMMITTED shows what
-    others have committed in between. If it has written, it keeps the savepoint to its end, and the
-    others wait, as they would for its locks.
+    so only one transaction has a savepoint at a time. If it has only read, it gives up the
+    savepoint when another one executes a statement. It loses nothing, since READ COMMITTED shows
+    what others have committed in between. If it has written, it keeps the savepoint until it ends,
+    and the others wait, as they would for its locks.
     """
 
     def __init__(self, db_engine: AsyncEngine, guard: Guard) -> None:
@@ -69,7 +69,7 @@ class RolledBackTransaction:
         )
         self.db_engine = db_engine
         self.own_engines = {db_engine.sync_engine}
-        """Connections that do not have to be closed after a test."""
+        """The engines whose connections stay open after a test."""
         self.has_been_used = False
         self.was_lost = False
         self._guard = guard
@@ -77,7 +77,7 @@ class RolledBackTransaction:
         self._connection: AsyncConnection | None = None
         self._dbapi_connection: Any = None
         self._running = asyncio.Event()  # a test's transaction is open
-        self._statement = asyncio.Lock()  # held while one is being executed
+        self._statement = asyncio.Lock()  # held while one is executed
         self._ended = asyncio.Event()  # the holder's transaction
         self._lost = False
         self._holder: Connection | None = None  # of the savepoint
@@ -103,8 +103,7 @@ class RolledBackTransaction:
     async def of_a_test(self) -> AsyncIterator[None]:
         """Run the engine in a transaction that is rolled back.
 
-        Raises IntegrityError for a violated deferred constraint, which a commit would have
-        checked.
+        Raises IntegrityError if a deferred constraint is violated, since a commit would check it.
         """
         connection = await self.connect()
         outermost = await connection.begin()
@@ -141,14 +140,14 @@ class RolledBackTransaction:
             await outermost.rollback()
 
     def _was_ended(self) -> bool:
-        """Return whether the transaction was ended without SQLAlchemy's knowledge."""
+        """Return whether the transaction has ended without SQLAlchemy noticing."""
         driver_connection = self._dbapi_connection.driver_connection
         if self.engine.dialect.name == "sqlite":
             return not driver_connection.in_transaction
         return not driver_connection.is_in_transaction()
 
     async def connect(self) -> AsyncConnection:
-        """Return the connection; open it if necessary."""
+        """Return the connection; open it first if necessary."""
         if self._connection is None:
             self._connection = await self.db_engine.connect()
             raw_connection = await self._connection.get_raw_connection()
@@ -226,7 +225,7 @@ class RolledBackTransaction:
         return True
 
     async def _take_turn(self, connection: Connection) -> None:
-        """Wait until `connection` may execute a statement, and keep all others from it."""
+        """Wait until `connection` may execute a statement, and make all others wait."""
         await self._running.wait()  # background work, between two tests
         await self._statement.acquire()
         while self._holder is not connection and self._holder_has_written and not self._lost:
@@ -241,7 +240,7 @@ class RolledBackTransaction:
             self._open[connection] = asyncio.current_task()
 
     async def _wait_for_holder(self) -> None:
-        """Wait for the transaction that has written. Raises IsolationError after a time."""
+        """Wait for the transaction that has written. Raises IsolationError after PATIENCE."""
         is_own = self._open.get(self._holder) is asyncio.current_task()  # and would never end
         if is_own or not await wait_patiently(self._ended.wait, PATIENCE):
             self._guard.refuse(OVERLAP)
@@ -254,7 +253,7 @@ class RolledBackTransaction:
 
     def _release(self) -> None:
         self._operate("RELEASE SAVEPOINT of_a_session")
-        if self._holder_has_set:  # which ends with a transaction, but not with a savepoint
+        if self._holder_has_set:  # a transaction's end resets it, but not a savepoint's
             self._operate("RESET ALL")
             self._operate("RESET ROLE")
         self._forget_holder()
@@ -279,7 +278,7 @@ class RolledBackTransaction:
             self._guard.refuse(LOST)
 
     def _run_unbroken(self, execute: Callable[[], None]) -> None:
-        """Execute a statement of the harness to its end. A cancellation is raised afterwards."""
+        """Execute a statement of the harness completely; note a cancellation, to raise it later."""
         connection = self._connection
         assert connection is not None
 
@@ -306,7 +305,7 @@ class RolledBackTransaction:
             raise error
 
     def _handle_error(self, context: ExceptionContext) -> None:
-        """Note that a transaction must be rolled back, or that the connection is lost."""
+        """Note that a transaction must be rolled back, or the connection is lost."""
         if not isinstance(context.original_exception, Exception):
             context.is_disconnect = False  # cancelled, which leaves the connection usable
         self._lost = self._lost or context.is_disconnect
@@ -322,7 +321,7 @@ def url_of_shared_dialect(url: URL) -> URL:
     """Return `url` with a dialect for connections that somebody else owns.
 
     The owner sets them up, commits, rolls back and closes them. The dialect refuses options that
-    have to be set before a transaction begins. How to register a dialect:
+    must be set before a transaction begins. How to register a dialect:
     https://docs.sqlalchemy.org/en/21/core/connections.html#registering-new-dialects
     """
 

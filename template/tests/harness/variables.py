@@ -10,8 +10,8 @@ from typing import Any
 class Variables:
     """The context variables of one test and its fixtures.
 
-    All async tests and fixtures run in one task, and therefore in one context. Sync fixtures run
-    outside of it: `note` takes over what they set.
+    All async tests and fixtures run in one task, and so in one context. Sync fixtures run outside
+    of it: `note` copies what they set.
     """
 
     def __init__(self) -> None:
@@ -20,7 +20,7 @@ class Variables:
         self._noted: dict[Any, Any] = {}
 
     def note(self) -> None:
-        """Take over variables that were set outside of the event loop since the test began."""
+        """Copy the variables that were set outside the event loop since the test began."""
         for variable, value in copy_context().items():
             if variable not in self._outside or self._outside[variable] is not value:
                 self._noted[variable] = value
@@ -38,7 +38,7 @@ class Variables:
 
 @coroutine
 def run_in(context: Context, awaited: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Await a coroutine in a context other than that of its task."""
+    """Await a coroutine in another context than its task's."""
     step = partial(awaited.send, None)
     while True:
         try:
@@ -47,5 +47,5 @@ def run_in(context: Context, awaited: Coroutine[Any, Any, Any]) -> Generator[Any
             return end.value
         try:
             step = partial(awaited.send, (yield future))
-        except BaseException as error:  # noqa: BLE001 (which the coroutine is to see)
+        except BaseException as error:  # noqa: BLE001 (it is raised in the coroutine)
             step = partial(awaited.throw, error)
