@@ -1,7 +1,7 @@
 """The tables of the job queue, which a migration creates on PostgreSQL.
 
 A migration must not change after it has run, so this is the schema of PgQueuer 1.6, whichever
-version is installed. If a newer version needs another schema, tests/core/test_jobs.py fails, and
+version is installed. If a newer version needs another schema, tests/core/test_worker.py fails, and
 says what to write in a new migration.
 """
 

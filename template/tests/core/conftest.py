@@ -1,4 +1,4 @@
-"""The application without the features: these tests hold whatever app/main.py adds."""
+"""The application without features: these tests pass whatever app/main.py adds."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +16,7 @@ from tests.harness.transaction import RolledBackTransaction
 async def running_app(
     settings: Settings, rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
-    """What app/core builds, with a lifespan that greets."""
+    """The application that app/core builds, with a lifespan that yields a greeting."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:

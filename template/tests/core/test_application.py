@@ -1,4 +1,4 @@
-"""What happens around all requests: start, state, stop."""
+"""The application's startup, state and shutdown."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,7 +20,7 @@ from tests.http_client import AsyncClient
 async def test_startup_state_is_visible_in_a_request(
     app: FastAPI, client: AsyncClient, run: int
 ) -> None:
-    assert "/greeting" not in app.openapi()["paths"]  # which the other run adds
+    assert "/greeting" not in app.openapi()["paths"]  # the other run adds it
 
     @app.get("/greeting")
     async def read_greeting(request: Request) -> str:

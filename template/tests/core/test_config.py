@@ -1,4 +1,4 @@
-"""A service that is not told what it needs says so, and does not start."""
+"""A service without the settings that it needs says so, and does not start."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ COMPLETE = {
 
 @pytest.fixture(autouse=True)
 def fresh_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project's directory and an environment in which nothing is set."""
+    """A project's directory, and an environment without variables."""
     monkeypatch.setattr(config, "ROOT", tmp_path)
     for field in CoreSettings.model_fields:
         monkeypatch.delenv(field.upper(), raising=False)
@@ -29,7 +29,7 @@ def fresh_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def complete_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An environment in which all is set that has to be."""
+    """An environment with all required variables."""
     for name, value in COMPLETE.items():
         monkeypatch.setenv(name, value)
 

@@ -1,4 +1,4 @@
-"""The request's session, the engine behind it, and points in time."""
+"""The request's session, its engine, and datetimes."""
 
 import asyncio
 from contextlib import asynccontextmanager, nullcontext
@@ -52,7 +52,7 @@ table = Table(
 
 @pytest.fixture
 async def db_session(db_session: AsyncSession) -> AsyncSession:
-    """A session on a database that has the table, until the test is rolled back."""
+    """A session on a database with the table, until the test is rolled back."""
     connection = await db_session.connection()
     await connection.run_sync(table.create)
     return db_session
@@ -140,7 +140,7 @@ async def test_commit_that_fails_is_no_success(app: FastAPI, make_client: MakeCl
     @app.post("/children")
     async def create_child(session: SessionDep) -> None:
         await session.execute(text("INSERT INTO core_children VALUES (99)"))
-        await session.commit()  # which is when the parent is missed
+        await session.commit()  # notices that the parent is missing
 
     client = await make_client(raise_app_exceptions=False)
     assert (await client.post("/children")).status_code == 500

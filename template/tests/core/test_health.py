@@ -1,4 +1,4 @@
-"""The probes of whatever runs the service: is it alive, can it serve?"""
+"""The health probes: is the service alive, and is it ready?"""
 
 import asyncio
 from contextlib import suppress
@@ -66,7 +66,7 @@ async def test_service_is_not_ready_while_it_stops(
 async def test_service_is_not_ready_when_its_database_takes_too_long(
     client: AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A connection that is in the pool: aiosqlite leaks one whose opening is cancelled.
+    # Puts a connection into the pool: aiosqlite leaks one whose opening is cancelled.
     assert (await client.get("/readyz")).status_code == 200
     monkeypatch.setattr(health, "DATABASE_TIMEOUT", 0)
     assert (await client.get("/readyz")).status_code == 503

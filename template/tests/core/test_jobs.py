@@ -1,4 +1,4 @@
-"""Jobs: written with the transaction that they belong to, and run at least once."""
+"""Jobs are written in the transaction that they belong to, and run at least once."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -59,7 +59,7 @@ JOBS: list[AnyJob] = [note, note_later, fail, take_long]
 
 @dataclass
 class Service:
-    """An application with jobs, on a database of its own, and what its jobs have noted."""
+    """An application with jobs and its own database, and what its jobs have noted."""
 
     app: FastAPI
     work: Callable[["Service"], AbstractAsyncContextManager[None]]
@@ -117,7 +117,7 @@ async def service_on(
 
 @pytest.fixture
 async def service(databases: Databases, settings: Settings) -> AsyncIterator[Service]:
-    """A service whose jobs are in memory, as on SQLite, whatever the database is."""
+    """A service whose jobs are in memory, as on SQLite, on any database."""
     async with service_on(databases, settings, work_in_memory) as service:
         keep_in_memory(service.app)
         yield service
@@ -366,7 +366,7 @@ async def test_application_runs_jobs_in_memory_itself_but_not_in_tests(
     assert ran == (["hello"] if runs else [])
 
 
-# ---- On PostgreSQL, without it ----
+# ---- On PostgreSQL, without a server ----
 
 
 async def test_job_is_a_row_that_is_written_on_the_connection_of_the_session(

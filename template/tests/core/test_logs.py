@@ -1,4 +1,4 @@
-"""The log: one format for all who write to it, without secrets, and no line that is forged."""
+"""The log has one format for all loggers, no secrets, and no forged lines."""
 
 import json
 import logging
@@ -28,14 +28,14 @@ def settings_of(environment: str, log_level: str = "INFO") -> ServiceSettings:
 
 
 class Log:
-    """A log of its own, and what has been written to it."""
+    """A separate log, and its contents."""
 
     def __init__(self, environment: str = "production", log_level: str = "INFO") -> None:
         self._stream = StringIO()
         handler = logging.StreamHandler(self._stream)
         formatter = make_formatter(settings_of(environment, log_level), self._stream)
         handler.setFormatter(formatter)
-        self.logger = logging.Logger("app.things")  # noqa: LOG001 (nobody else's)
+        self.logger = logging.Logger("app.things")  # noqa: LOG001 (nobody else uses it)
         self.logger.addHandler(handler)
 
     @property
@@ -204,7 +204,7 @@ def test_event_cannot_pretend_to_be_another() -> None:
 @pytest.mark.parametrize("part", ["a", "a:", "a@", "a.", "eyJ"])
 def test_mask_takes_no_longer_for_text_that_never_ends(beginning: str, part: str) -> None:
     log = Log()
-    log.logger.info("%s%s", beginning, part * 50_000)  # quadratic, it would take minutes
+    log.logger.info("%s%s", beginning, part * 50_000)  # a quadratic pattern would take minutes
     assert len(log.lines) == 1
 
 
@@ -213,7 +213,7 @@ LOGGERS = ["app", "app.things", "uvicorn", "uvicorn.error", "sqlalchemy", "a.dri
 
 @contextmanager
 def unconfigured() -> Iterator[None]:
-    """Logging and structlog as in a process that begins; afterwards, as they were."""
+    """Reset logging and structlog, as in a new process; restore them afterwards."""
     is_configured, before = structlog.is_configured(), structlog.get_config()
     with pytest.MonkeyPatch.context() as patch:
         structlog.reset_defaults()
@@ -229,11 +229,11 @@ def unconfigured() -> Iterator[None]:
             structlog.reset_defaults()
             if is_configured:
                 structlog.configure(**before)
-    logging.getLogger().setLevel(logging.getLogger().level)  # forgets which levels are enabled
+    logging.getLogger().setLevel(logging.getLogger().level)  # clears the cache of enabled levels
 
 
 def log_everywhere(settings: ServiceSettings) -> None:
-    """Configure logging, and log as all do."""
+    """Configure logging, and log with all loggers."""
     for name in ("uvicorn", "uvicorn.access"):  # as uvicorn does
         logger = logging.getLogger(name)
         logger.propagate = False
@@ -270,7 +270,7 @@ def test_all_write_to_one_stream_and_drivers_do_not_flood_it(
 ) -> None:
     with unconfigured():
         log_everywhere(settings_of("staging", log_level))
-        assert not logging.getLogger("uvicorn.access").hasHandlers()  # and so uvicorn writes none
+        assert not logging.getLogger("uvicorn.access").hasHandlers()  # so uvicorn writes no lines
     *said, warned = [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()]
     wanted = {f"{name} at {level}" for level, names in expected.items() for name in names}
     assert set(said) == wanted

@@ -1,4 +1,4 @@
-"""The migrations, on a database of their own: each goes up, down and up again."""
+"""The migrations, on their own database: each goes up, down and up again."""
 
 import importlib
 import os
@@ -37,7 +37,7 @@ from tests.harness.databases import ROOT, Databases
 
 @pytest.fixture
 async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
-    """The engine on a database that is at head, and this test's alone."""
+    """The engine on a fully migrated database for this test alone."""
     async with databases.copy() as engine:
         yield engine
 
@@ -54,7 +54,7 @@ def revisions(first: str) -> list[str]:
 
 
 def describe(connection: Connection) -> dict[str, list[str]]:
-    """Say of each table, but Alembic's own, what it has; name PostgreSQL's types and sequences."""
+    """Describe each table except Alembic's own; name PostgreSQL's types and sequences."""
     inspector = inspect(connection)
     found = {
         table: sorted(
@@ -73,7 +73,7 @@ def describe(connection: Connection) -> dict[str, list[str]]:
     if isinstance(inspector, PGInspector):
         found |= {f"type {enum['name']}": [] for enum in inspector.get_enums()}
         found |= {f"sequence {name}": [] for name in inspector.get_sequence_names()}
-    connection.rollback()  # or Alembic would take part in this transaction
+    connection.rollback()  # or Alembic would use this transaction
     return found
 
 
@@ -124,7 +124,7 @@ print(*(mapper.class_ for mapper in Base.registry.mappers), sep="\\n")
 
 
 async def test_alembic_finds_all_models() -> None:
-    importlib.import_module("app.main")  # and with it all models that are of use
+    importlib.import_module("app.main")  # imports all models in use
     models = {str(mapper.class_) for mapper in Base.registry.mappers}
     done = await anyio.run_process([sys.executable, "-c", MODELS], cwd=ROOT)
     found = done.stdout.decode().splitlines()
@@ -160,7 +160,7 @@ async def test_checks_take_all_values_of_enums(engine: AsyncEngine) -> None:
 
 
 def refused_values(connection: Connection) -> list[str]:
-    """Name the values of enums that a CHECK refuses. Alembic does not compare these."""
+    """Name the enum values that a CHECK refuses, since Alembic does not compare CHECKs."""
     inspector = inspect(connection)
     return [
         f"{table.name}.{column.name} = {value!r}"
@@ -209,7 +209,7 @@ DELETE_PARENTS = """
 
 @pytest.fixture
 async def family(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection to a database with two tables, of which one refers to the other."""
+    """A connection to a database with two tables, one of which refers to the other."""
     async with engine.connect() as connection:
         for statement in (
             "CREATE TABLE parents (id INTEGER PRIMARY KEY, name VARCHAR(255))",
@@ -224,7 +224,7 @@ async def family(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 def upgrade(connection: Connection, directory: Path, upgrade: str) -> None:
-    """Run a revision that follows those of the project, with this body of `upgrade`."""
+    """Run a revision after the project's own, with this body of `upgrade`."""
     script = ScriptDirectory.from_config(alembic_config())
     revision = REVISION.format(head=script.get_current_head(), upgrade=upgrade.strip())
     (directory / "of_this_test.py").write_text(revision, encoding="utf-8")

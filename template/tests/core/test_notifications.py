@@ -1,4 +1,4 @@
-"""Wake-ups of whoever waits for a change, in this process and in others."""
+"""Wake-ups for code that waits for a change, in this process and in others."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +23,7 @@ TOPIC, OTHER = "a topic", "another topic"
 
 
 def engine_of(driver: str) -> Any:
-    """Make what has a driver, and can be disposed of."""
+    """Make a fake engine with this driver."""
     return SimpleNamespace(driver=driver, dispose=AsyncMock())
 
 
@@ -49,7 +49,7 @@ async def woken(subscriber: WakeUp) -> bool:
 
 
 async def is_asleep(subscriber: WakeUp) -> bool:
-    """Return whether a subscriber waits, when nobody else has anything to do."""
+    """Return whether a subscriber still waits when all other tasks are idle."""
     async with anyio.create_task_group() as tasks:
         was_woken = False
 
@@ -106,7 +106,7 @@ async def test_commit_wakes_whom_it_concerns(factory: async_sessionmaker[AsyncSe
 
 
 class Server:
-    """A server whose connections notify, break, and cannot be made, as a test wants."""
+    """A server whose connections notify, break, or cannot be made, as the test wants."""
 
     def __init__(self) -> None:
         self.connections = 0
@@ -116,7 +116,7 @@ class Server:
 
     @asynccontextmanager
     async def connect(self, _: AsyncEngine) -> AsyncIterator["Server"]:
-        """Take the place of `open_driver_connection`."""
+        """Replace `open_driver_connection`."""
         if self.is_away:
             self.is_away = False
             raise ConnectionRefusedError("away")
@@ -139,7 +139,7 @@ class Server:
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server, which is tried often."""
+    """A server whose connection is tested often."""
     server = Server()
     monkeypatch.setattr(module, "open_driver_connection", server.connect)
     monkeypatch.setattr(module, "FIRST_DELAY", 0.001)
@@ -160,7 +160,7 @@ async def listener(server: Server) -> AsyncIterator[Notifications]:
 async def test_all_subscribers_share_a_connection(listener: Notifications, server: Server) -> None:
     assert server.connections == 0
     with listener.subscribe(TOPIC) as one, listener.subscribe(OTHER) as two:
-        assert await woken(one)  # for what happened before
+        assert await woken(one)  # for what happened before it connected
         assert await woken(two)
         assert server.connections == 1
         server.notify(OTHER)
@@ -177,7 +177,7 @@ def lose(server: Server) -> None:
 
 
 def fall_silent(server: Server) -> None:
-    """Say nothing more on a connection that stays open."""
+    """Let the server send nothing more, though the connection stays open."""
     server.is_silent = True
 
 
@@ -229,7 +229,7 @@ async def test_connection_of_the_driver_belongs_to_no_pool(settings: Settings) -
 
 @pytest.fixture
 async def other_process(settings: Settings) -> AsyncIterator[Notifications]:
-    """Notifications with a connection of their own, as another process has."""
+    """Notifications with their own connection, as in another process."""
     if not settings.database_url.startswith("postgresql"):
         pytest.skip("SQLite has no notifications")
     notifications = Notifications(create_engine(settings.database_url))

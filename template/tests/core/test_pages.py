@@ -1,4 +1,4 @@
-"""Cursor pagination: every row once and in order; forged cursors are refused."""
+"""Cursor pagination returns every row once and in order, and refuses forged cursors."""
 
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -26,11 +26,11 @@ class Color(StrEnum):
 
 
 class PagesBase(DeclarativeBase):
-    """Apart from the service's own models, so that no migration knows the table."""
+    """Separate from the models of the service, so that migrations ignore the table."""
 
 
 class Note(PagesBase):
-    """A row with columns of all types that can be paged by, and of some that cannot."""
+    """A row with a column of each type that pages can be sorted by, and some that cannot."""
 
     __tablename__ = "core_test_pages"
 
@@ -75,7 +75,7 @@ class NotePage(BaseModel):
 
 
 def note(number: int) -> Note:
-    """Make a note; notes 2n and 2n + 1 differ in their id only."""
+    """Make a note; notes 2n and 2n + 1 differ only in their id."""
     half = number // 2
     return Note(
         at=datetime(2026, 1, 1, microsecond=1, tzinfo=UTC) - timedelta(hours=half),

@@ -1,4 +1,4 @@
-"""Errors, with and without problem details: what is answered, declared, and not given away."""
+"""Errors, with and without problem details: what they answer, declare, and do not reveal."""
 
 import json
 from collections.abc import AsyncIterator
@@ -71,12 +71,12 @@ def endpoints(app: FastAPI) -> None:
 
 @pytest.fixture
 def problem_details(app: FastAPI, endpoints: None) -> None:
-    """The switch that app/main.py sets."""
+    """Turns on problem details, as app/main.py does."""
     add_problem_details(app)
 
 
 def problem_of(response: Response) -> dict[str, Any]:
-    """Return the problem details of a response, which are as declared."""
+    """Return the problem details of a response; check that they match their declaration."""
     assert response.headers["Content-Type"] == "application/problem+json"
     problem: dict[str, Any] = response.json()
     is_invalid = response.status_code == status.HTTP_422_UNPROCESSABLE_CONTENT
@@ -236,7 +236,7 @@ async def test_body_that_is_not_text_is_a_problem(client: AsyncClient, content_t
 
 
 def references(responses: dict[str, Any]) -> dict[str, str]:
-    """Name the schema of each error that is declared."""
+    """Return the schema's name for each declared error."""
     return {
         code: response["content"]["application/problem+json"]["schema"]["$ref"].split("/")[-1]
         for code, response in responses.items()

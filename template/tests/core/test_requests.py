@@ -25,7 +25,7 @@ def _log_level(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """What the log has of the requests."""
+    """Return the log's lines about requests."""
     names = ("method", "route", "status", "code", "disconnected")
     return [
         {name: getattr(record, name) for name in names if hasattr(record, name)}
@@ -36,7 +36,7 @@ def lines_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 @pytest.fixture(autouse=True)
 def endpoints(app: FastAPI) -> None:
-    """What these tests ask for."""
+    """The endpoints that these tests call."""
     router = APIRouter(prefix="/things")
 
     @router.get("/{thing_id}")
@@ -75,7 +75,7 @@ async def test_id_that_is_not_sane_is_replaced(client: AsyncClient, request_id: 
 
 
 async def test_ids_differ_and_nothing_is_left_of_the_request_before(client: AsyncClient) -> None:
-    # A server starts a pipelined request in the context of the one before it.
+    # A server starts a pipelined request in the previous one's context.
     with structlog.contextvars.bound_contextvars(thing_id=0, left="over"):
         first, second = await asyncio.gather(*(client.get(f"/api/things/{n}") for n in (1, 2)))
     assert first.headers["X-Request-ID"] != second.headers["X-Request-ID"]
@@ -158,7 +158,7 @@ async def test_probes_are_quiet(
 
 
 class Served:
-    """Sends the messages that it is given, receives for each None, and returns."""
+    """An application that sends the messages that it is given, and receives one for each None."""
 
     def __init__(self, *messages: Message | None) -> None:
         self.messages = messages

@@ -1,4 +1,4 @@
-"""Ids and texts: what no database can take is refused before it is asked."""
+"""Ids and texts that a database cannot store are refused before it is asked."""
 
 from typing import Annotated
 
@@ -16,7 +16,7 @@ class Note(BaseModel):
 
 @pytest.fixture(autouse=True)
 def endpoints(app: FastAPI) -> None:
-    """Endpoints that return what they were given."""
+    """Endpoints that return their input."""
 
     @app.get("/notes/{note_id}")
     async def read_note(note_id: ResourceId) -> int:

@@ -1,4 +1,4 @@
-"""What happens when the process is told to stop."""
+"""What happens to requests and streams when the process is told to stop."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ HTTP = {"type": "http", "http_version": "1.1", "method": "GET", "path": "/report
 
 
 class Service:
-    """An ASGI application that begins a response of `content_type`, and waits before it goes on."""
+    """An ASGI application that starts a response of `content_type`, then waits, then goes on."""
 
     def __init__(self, content_type: bytes | None) -> None:
         self.content_type = content_type
@@ -69,7 +69,7 @@ async def test_event_stream_ends_when_the_service_stops_and_the_rest_is_finished
         await service.has_begun.wait()
         stopping.begin()
         await asyncio.sleep(0)
-        stopping.begin()  # a supervisor and a parent process may both say so
+        stopping.begin()  # a supervisor and a parent process may both tell it
         service.may_go_on.set()
     assert bodies(response.result()) == expected
 
@@ -183,7 +183,7 @@ async def test_endpoint_of_a_socket_that_receives_ends_in_its_own_way(anyio_back
     async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
         await receive()
         ended.append((await receive())["code"])
-        for _ in range(10):  # the time of an endpoint that does not receive is over
+        for _ in range(10):  # the time limit of an endpoint that does not receive passes
             await asyncio.sleep(0)
         ended.append("in its own way")
 
@@ -231,7 +231,7 @@ async def test_lifespan_is_not_limited(anyio_backend: str) -> None:
 
 @pytest.fixture
 def server_signals() -> Iterator[list[int]]:
-    """The signals that a server has handled, which does so itself as uvicorn does."""
+    """The signals that a server has handled, with its own handler, like uvicorn."""
     handled: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, _: handled.append(number))
     yield handled

@@ -1,4 +1,4 @@
-"""Spans for SQL: without parameters, and none where nobody records them."""
+"""Spans for SQL: without parameters, and only if something records them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -26,17 +26,17 @@ from tests.harness.isolation import Isolation
 
 @pytest.fixture
 async def own_engine(db_engine: AsyncEngine, isolation: Isolation) -> AsyncIterator[AsyncEngine]:
-    """An engine of the test's own."""
+    """An engine for this test alone."""
     engine = create_engine(db_engine.url.render_as_string(hide_password=False))
     yield engine
     await engine.dispose()
 
 
-COMMITTED = pytest.mark.committed  # for an engine of its own
+COMMITTED = pytest.mark.committed  # for tests with their own engine
 
 
 async def spans_of(engine: AsyncEngine, *statements: str) -> list[ReadableSpan]:
-    """Run statements in a trace, and return the spans of what is not BEGIN."""
+    """Run statements in a trace, and return their spans, without those of BEGIN."""
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     tracer = provider.get_tracer("test")

@@ -1,4 +1,4 @@
-"""What the log says of an exception that no handler takes."""
+"""What the log says about an exception that no handler catches."""
 
 import json
 from collections.abc import Callable
@@ -34,5 +34,5 @@ async def test_short_traceback_leaves_out_what_is_installed(
     exc_info = (raised.type, raised.value, raised.tb)
     assert "routing.py" in full_traceback(exc_info)
     assert "routing.py" not in short_traceback(exc_info)
-    for function in ("read_broken", "raw_decode"):  # what is ours, and what has raised
+    for function in ("read_broken", "raw_decode"):  # our own, and the one that raised
         assert f", in {function}\n" in short_traceback(exc_info)

@@ -1,4 +1,4 @@
-"""A database that is away, too slow or full: what a client is told, and what the log says."""
+"""What clients and the log are told if the database is down, too slow or full."""
 
 import asyncio
 import errno
@@ -30,7 +30,7 @@ FULL = DatabaseFullError("INSERT secret", None, OSError("full"))
 
 @pytest.fixture
 def failing(app: FastAPI) -> list[Exception]:
-    """What the endpoint /failing raises."""
+    """The errors that the endpoint /failing raises."""
     errors: list[Exception] = []
 
     @app.get("/failing")
@@ -108,14 +108,14 @@ async def test_websocket_is_closed(client: AsyncClient, failing: list[Exception]
 
 @pytest.fixture
 async def engine(databases: Databases) -> AsyncIterator[AsyncEngine]:
-    """The engine on a database that is this test's alone."""
+    """The engine on a database for this test alone."""
     async with databases.copy() as engine:
         yield engine
 
 
 @contextmanager
 def raised(kind: type[DBAPIError]) -> Iterator[None]:
-    """Expect an error of this very kind."""
+    """Expect an error of exactly this class."""
     with pytest.raises(kind) as error:
         yield
     assert error.type is kind
@@ -201,7 +201,7 @@ async def test_client_waits_no_longer_than_it_may_for_postgresql(
     async with impatient.connect() as connection:
         with raised(DatabaseUnavailableError):
             await connection.execute(text("SELECT pg_sleep(60)"))
-        assert connection.invalidated  # or it would wait for the answer to this statement
+        assert connection.invalidated  # or it would wait for the statement to finish
     await impatient.dispose()
 
 

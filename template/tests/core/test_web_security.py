@@ -1,4 +1,4 @@
-"""Hosts, origins, headers and documentation: what the settings say, and what holds without them."""
+"""Hosts, origins, headers and documentation: with the settings, and by default."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -20,7 +20,7 @@ PREFLIGHT = {"Origin": "https://app.example.com", "Access-Control-Request-Method
 
 
 def add_endpoints(app: FastAPI) -> None:
-    """Add what the tests call, behind a middleware of the project's own."""
+    """Add the endpoints that the tests call, and a middleware, as a project may have."""
 
     @app.middleware("http")
     async def pass_on(request: Request, call_next: RequestResponseEndpoint) -> Response:
@@ -49,7 +49,7 @@ def add_endpoints(app: FastAPI) -> None:
 
 @pytest.fixture
 def client_with(settings: Settings) -> ClientWith:
-    """Makes a client of an application of its own, with other settings."""
+    """Makes a client of a separate application with other settings."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
@@ -100,7 +100,7 @@ async def test_another_host_is_refused_and_not_redirected_to(
     assert response.headers["X-Content-Type-Options"] == "nosniff"
 
 
-@pytest.mark.committed  # for /readyz asks the database
+@pytest.mark.committed  # because /readyz asks the database
 @pytest.mark.usefixtures("isolation")
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 async def test_probe_answers_under_any_name(client_with: ClientWith, path: str) -> None:

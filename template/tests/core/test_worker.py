@@ -1,4 +1,4 @@
-"""The worker on PostgreSQL: it runs all jobs, also those that other workers have left behind."""
+"""The worker on PostgreSQL runs all jobs, even those that other workers have left behind."""
 
 import asyncio
 import os
@@ -64,7 +64,7 @@ async def work_until_left(service: Service) -> AsyncIterator[None]:
 
 
 def create_tables(connection: Connection) -> None:
-    """Create the tables of jobs, unless a migration of the project has done so."""
+    """Create the tables of jobs, unless the project's migrations have."""
     if not inspect(connection).has_table(TABLES[0]):
         with Operations.context(MigrationContext.configure(connection)):
             create_job_tables()
@@ -138,7 +138,7 @@ async def test_job_that_takes_too_long_is_given_back(service: Service) -> None:
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """What handles signals, restored after the test."""
+    """Restores the signal handlers after the test."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -261,7 +261,7 @@ async def test_connection_that_listens_is_opened_again(
 
 
 async def backend(service: Service, query: str, other: int) -> int:
-    """Wait for a backend of the server, but not for `other`; return its number."""
+    """Wait until `query` finds a backend process other than `other`; return its number."""
     for _ in range(1000):
         if rows := await execute(service, query, **{"not": other}):
             break

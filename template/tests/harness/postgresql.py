@@ -203,7 +203,7 @@ class PostgresDatabases:
 
 
 def state_query(tables: Iterable[str], filled: Iterable[str]) -> str:
-    """Return the query for the state: the sizes of `tables`, by oid, and the rows of `filled`."""
+    """Return the query for the state: the sizes of `tables` (oids), and the rows of `filled`."""
     rows = [ROWS.format(literal(name), name) for name in filled]
     return STATE.format(rows=" UNION ALL ".join([NO_ROWS, *rows]), oids=",".join(tables))
 

@@ -21,7 +21,7 @@ ExpectRefusal = Callable[[str], AbstractContextManager[None]]
 
 @pytest.fixture
 def expect_refusal() -> ExpectRefusal:
-    """Expects a refusal, which then does not fail the test."""
+    """Expects a refusal, so that it does not fail the test."""
 
     @contextmanager
     def expect_refusal(reason: str) -> Iterator[None]:
@@ -48,7 +48,7 @@ async def probe_table(db_engine: AsyncEngine) -> AsyncIterator[None]:
 async def running_app(
     settings: Settings, probe_table: None, rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
-    """The application with the routes of the probe, and a lifespan with visible effects."""
+    """The application with the probe's routes, and a lifespan with visible effects."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A small application that does everything that makes isolation leak."""
+"""A small application that does whatever can make isolation leak."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -185,7 +185,7 @@ async def commit_the_connection(session: LongSession) -> None:
 async def read_note_or_roll_back(name: str, session: LongSession) -> str:
     found = await session.scalar(select(Note.name).where(Note.name == name))
     if found is None:
-        await session.rollback()  # as `except: await session.rollback()` does for each 404
+        await session.rollback()  # as a dependency with `except: rollback()` does for each 404
         raise HTTPException(404)
     return found
 
@@ -258,7 +258,7 @@ async def create_slowly(name: str, factory: SessionFactoryDep) -> int:
 @router.post("/numbered")
 async def create_next(session: LongSession) -> None:
     count = len((await session.scalars(select(Note))).all())
-    await asyncio.sleep(0)  # others may go on
+    await asyncio.sleep(0)  # lets others continue
     session.add(Note(name=str(count)))
     await session.commit()
 
@@ -296,7 +296,7 @@ async def socket_with_session(websocket: WebSocket, session: SessionDep) -> None
         session.add(Note(name=name))
         await session.commit()
         count = len((await session.scalars(select(Note))).all())
-        await websocket.send_text(f"{count} saved")  # with a transaction open, until the next
+        await websocket.send_text(f"{count} saved")  # a transaction stays open until the next one
 
 
 @router.post("/endless")

@@ -1,4 +1,4 @@
-"""Committed tests: what they can show, and what is cleaned up after them."""
+"""What committed tests can show, and what is cleaned up after them."""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -83,7 +83,7 @@ async def test_session_state_is_gone_after_the_test(isolation: Committed, run: i
     read = "PRAGMA query_only" if is_sqlite else "SELECT current_setting('app.tenant', true)"
     change = "PRAGMA query_only = ON" if is_sqlite else "SET app.tenant = 'a'"
     async with AsyncExitStack() as stack:
-        for _ in range(3):  # otherwise the pool would give the next test another one
+        for _ in range(3):  # otherwise, the pool could give the next test another one
             connection = await stack.enter_async_context(isolation.engine.connect())
             await connection.execution_options(**READ_ONLY)
             assert await connection.scalar(text(read)) in {0, None, ""}
@@ -96,7 +96,7 @@ async def test_session_state_is_gone_after_the_test(isolation: Committed, run: i
 async def test_commits_of_any_engine_are_gone_after_the_test(
     db_session: AsyncSession, settings: Settings, run: int
 ) -> None:
-    engine = create_engine(settings.database_url)  # which nobody disposes of
+    engine = create_engine(settings.database_url)  # nobody disposes of it
     async with engine.begin() as connection:
         await connection.execute(text("INSERT INTO isolation_probe_notes (name) VALUES ('a')"))
     assert list(await db_session.scalars(select(Note.name))) == ["a"]

@@ -1,4 +1,4 @@
-"""Tests cannot reach other machines. Nothing here does, even without the guard."""
+"""Tests cannot reach other machines. These would not, even without the guard."""
 
 import asyncio
 import socket
@@ -47,7 +47,7 @@ async def open_url_in_thread(host: str) -> None:
 async def connect_in_executor(host: str) -> None:
     run = asyncio.get_running_loop().run_in_executor
     await run(None, threading.current_thread)
-    network.note_threads()  # as before each test: that of the pool works for anybody
+    network.note_threads()  # as before each test: the pool's thread works for all tests
     with socket.socket() as sock:
         await run(None, sock.connect_ex, (host, 80))
 
@@ -134,7 +134,7 @@ def test_marker_allows_hosts(host: str, expect_refusal: ExpectRefusal) -> None:
         network.check("example.org")
 
 
-@pytest.mark.allow_hosts([NAME])  # as pytest-socket has it
+@pytest.mark.allow_hosts([NAME])  # a list, as for pytest-socket
 def test_marker_allows_the_addresses_of_a_name(expect_refusal: ExpectRefusal) -> None:
     network.find(NAME, [(None, None, None, None, ("192.0.2.3", 80))])
     network.check("192.0.2.3", 80)
@@ -160,12 +160,12 @@ def test_hosts_of_the_test_database_are_allowed(url: str, hosts: list[str]) -> N
     assert hosts_of(make_url(url)) == hosts
 
 
-# ---- Refusals that no single test is to blame for ----
+# ---- Refusals that are no single test's fault ----
 
 
 @pytest.fixture(scope="module")
 async def started_before(anyio_backend: str) -> AsyncIterator[Started]:
-    """Lets a task connect that was started before the test."""
+    """Makes a task connect that was started before the test."""
     call, done = asyncio.Event(), asyncio.Event()
 
     async def wait_and_call() -> None:

@@ -25,7 +25,7 @@ from tests.harness.private import (
 
 async def test_tasks_of_anyio_are_recognized(anyio_backend: str) -> None:
     tasks = asyncio.all_tasks()
-    assert len(tasks) >= 2  # the event loop's entry, and what runs tests and fixtures
+    assert len(tasks) >= 2  # the event loop's entry, and the task of tests and fixtures
     assert sum(map(is_of_anyio, tasks)) >= 2
     other = asyncio.create_task(asyncio.sleep(0))
     assert not is_of_anyio(other)

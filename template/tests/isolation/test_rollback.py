@@ -16,7 +16,7 @@ from tests.isolation.probe import Note, told
 
 pytestmark = pytest.mark.usefixtures("probe_table")
 
-# A leak shows in whichever of the runs comes second.
+# A leak shows in the run that comes second.
 twice = pytest.mark.parametrize("run", [1, 2])
 
 
@@ -69,7 +69,7 @@ async def test_session_of_the_test_reads_while_a_request_is_under_way(
         told.set()
         while await db_session.scalar(count) == 0:
             pass
-    await db_session.rollback()  # which undoes nothing of the request
+    await db_session.rollback()  # does not undo the request
     assert await names(client) == ["a"]
 
 

@@ -20,5 +20,5 @@ async def test_a_worker_does_not_wait_for_the_end_of_another(
         monkeypatch.setattr(module, "WORKER", "another")
     async with open_databases("sqlite") as of_another, of_another.shared() as engine:
         assert engine.url != db_engine.url
-    async with databases.copy() as engine:  # not gone with the other worker
+    async with databases.copy() as engine:  # the other worker did not take it down
         assert engine.url != db_engine.url

@@ -10,7 +10,7 @@ class ItemFactory(SQLAlchemyFactory[Item]):
     """Creates items. A test names the owner: `await item_factory.create_async(owner_id=...)`."""
 
     __random_seed__ = 1
-    __set_primary_key__ = False  # the database counts, random ids would collide
+    __set_primary_key__ = False  # the database counts: random ids would collide
 
     owner_id = Require()
     # polyfactory would give each tag an item, which would have tags, and so on.

@@ -39,8 +39,8 @@ async def stranger_client(client_for: ClientFor, stranger: User) -> AsyncClient:
 
 @pytest.fixture
 def item_factory(db_session: AsyncSession, monkeypatch: pytest.MonkeyPatch) -> type[ItemFactory]:
-    """The factory of items. What `create_async` makes is in the test's database, committed."""
-    # It is an attribute of the class, so it would outlive the test.
+    """The factory of items. `create_async` commits them to the test's database."""
+    # Otherwise, the attribute of the class would outlive the test.
     monkeypatch.setattr(ItemFactory, "__async_session__", db_session)
     return ItemFactory
 

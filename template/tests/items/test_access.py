@@ -19,12 +19,12 @@ from tests.users.factories import PASSWORD, UserFactory
 
 
 class Answers(NamedTuple):
-    """The status codes that an operation answers; 101 and 1008 are those of a WebSocket."""
+    """The status codes that an operation answers; 101 and 1008 are for a WebSocket."""
 
     owner: int
     stranger: int
     others: int
-    """Callers without a token, or with one that is not valid."""
+    """Callers without a token, or with an invalid one."""
 
 
 # If you add an operation to one of these routers, add a line here. The last one deletes the item.
@@ -78,7 +78,7 @@ async def owner(user_factory: type[UserFactory]) -> User:
 async def tokens(
     owner: User, user_factory: type[UserFactory], db_session: AsyncSession, settings: Settings
 ) -> dict[str, str]:
-    """A token for each caller; each invalid one differs from the owner's in one thing."""
+    """A token for each caller; each invalid one differs from the owner's in one point."""
     stranger = await user_factory.create_async()
     deleted = await user_factory.create_async()
     token = create_access_token(owner.id, settings)
@@ -105,7 +105,7 @@ async def tokens(
 
 
 async def call(client: AsyncClient, operation: str, item: Item) -> int:
-    """Call an operation, and return the status code that it answers or closes with."""
+    """Call an operation; return the status code that it answers or closes with."""
     method, path = operation.format(item_id=item.id).split()
     if method == "WebSocket":
         try:

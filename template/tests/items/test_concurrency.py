@@ -1,4 +1,4 @@
-"""Several requests at once, some of which are given up."""
+"""Several requests at once, some of which are cancelled."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""The feed alone: what it stores, who receives it, and in which order."""
+"""The feed alone: what it stores, who receives it, and in what order."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ from tests.http_client import AsyncClient
 from tests.items.factories import ItemFactory
 
 NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
-LONG = 2000 * "\N{GRINNING FACE}"  # 8,000 bytes; PostgreSQL takes no notification of that size
+LONG = 2000 * "\N{GRINNING FACE}"  # 8,000 bytes, too long for a notification of PostgreSQL
 FIVE: list[ItemEventKind] = ["created", "changed", "changed", "changed", "deleted"]
 
 
@@ -40,7 +40,7 @@ def factory(app: FastAPI) -> async_sessionmaker[AsyncSession]:
 
 @pytest.fixture
 async def item(item_factory: type[ItemFactory], owner: User) -> ItemRead:
-    """An item of the owner, which is not stored."""
+    """An item of the owner that is not stored."""
     return ItemRead.model_validate(item_factory.build(id=1, owner_id=owner.id))
 
 
@@ -58,7 +58,7 @@ async def receive(events: AsyncIterator[ItemEventRead]) -> ItemEventRead:
 
 
 async def stored(session: AsyncSession) -> list[str]:
-    """Return what has happened, according to the database."""
+    """Return the kinds of the stored events."""
     return list(await session.scalars(select(ItemEvent.kind).order_by(ItemEvent.id)))
 
 
@@ -117,7 +117,7 @@ async def test_transactions_of_an_owner_take_turns(
         await feed.publish(session, "created", item)
         await session.flush()
         tasks.start_soon(change)
-        with anyio.move_on_after(0.2):  # as long as it takes: the other one waits for this one
+        with anyio.move_on_after(0.2):  # it always takes that long: the other one waits for this
             while not kinds:  # noqa: ASYNC110
                 await anyio.sleep(0.01)
         kinds.append("created")
@@ -179,7 +179,7 @@ async def test_follower_reads_when_it_is_woken(
         tasks.start_soon(receive, events)
         await publish(feed, db_session, theirs, *FIVE, *FIVE)
         await publish(feed, db_session, item, "changed")
-    # At first, for the event, and on PostgreSQL when the connection that listens is made.
+    # At first, for the event, and on PostgreSQL also when it starts to listen.
     assert 1 <= reading.await_count <= 3
 
 

@@ -1,4 +1,4 @@
-"""Items: whoever owns them creates, lists, reads, changes and deletes them."""
+"""Owners create, list, read, change and delete their items."""
 
 from datetime import UTC
 from decimal import Decimal

@@ -13,7 +13,7 @@ from app.users.models import User
 from tests.harness.databases import ROOT
 from tests.harness.isolation import OwnDatabase
 
-# As the first release stored it: in SQL, for the models of that time are gone.
+# Rows as the first release stored them, in SQL, because its models are gone.
 STORED_AT_0001 = [
     "INSERT INTO users (id, email, password_hash, created_at) "
     "VALUES (1, 'ada@example.com', 'hash', '2026-01-31 12:00:00+00:00')",

@@ -1,4 +1,4 @@
-"""How many queries a request makes, and which plan the database chooses."""
+"""How many queries a request executes, and which plan the database chooses."""
 
 import re
 from collections.abc import Awaitable, Callable
@@ -35,7 +35,7 @@ async def test_list_asks_as_often_for_many_as_for_one(
 async def test_only_the_application_is_counted(
     owner_client: AsyncClient, db_session: AsyncSession, queries: list[str]
 ) -> None:
-    assert queries == []  # though the owner has been stored
+    assert queries == []  # though a fixture has stored the owner
     await owner_client.post("/items", json={"title": "Lamp"})
     count = len(queries)
     assert writes(queries) == ["INSERT", "INSERT"]  # the item and its event
@@ -52,7 +52,7 @@ async def test_the_count_is_the_same_with_real_commits(
 
 
 def writes(queries: list[str]) -> list[str]:
-    """Return the kinds of the queries that write."""
+    """Return the first word of each query that writes."""
     kinds = [statement.split()[0] for statement in queries]
     return [kind for kind in kinds if kind != "SELECT"]
 

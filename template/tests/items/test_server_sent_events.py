@@ -20,17 +20,17 @@ NOON = datetime(2030, 1, 1, 12, tzinfo=UTC)
 
 @pytest.fixture
 async def live_client(live_server: str, owner_client: AsyncClient) -> AsyncClient:
-    """The owner's client over a socket, which the test opens and closes."""
+    """The owner's client over a socket, for the test to open and close."""
     authorization = owner_client.headers["Authorization"]
     return AsyncClient(base_url=live_server, headers={"Authorization": authorization})
 
 
 async def events_of(response: Response) -> AsyncIterator[dict[str, str]]:
-    """Take a stream of server-sent events apart, as they come."""
+    """Parse a stream of server-sent events, as they come."""
     event: dict[str, str] = {}
     async for line in response.aiter_lines():
         name, _, value = line.partition(": ")
-        if name:  # which a comment has not
+        if name:  # a comment has none
             event[name] = value
         elif event and not line:
             yield event
@@ -76,7 +76,7 @@ async def test_impossible_last_event_id_is_refused(
 async def test_endless_stream_over_asgi_needs_a_deadline_of_the_test_s_own(
     feed: Feed, owner_client: AsyncClient, owner: User
 ) -> None:
-    # The transport hands a response over when it is complete, and passes over `timeout`.
+    # The transport returns a response when it is complete, and ignores `timeout`.
     with anyio.move_on_after(0.2) as deadline:
         await owner_client.get("/items/feed", timeout=0.01)
     assert deadline.cancelled_caught
@@ -137,7 +137,7 @@ async def test_client_that_goes_away_is_forgotten(
         async with live_client.stream("GET", "/items/feed"):
             assert feed.count_followers(owner.id) == 1
         with anyio.fail_after(5):
-            while feed.count_followers(owner.id):  # noqa: ASYNC110  (the server's loop tells nobody)
+            while feed.count_followers(owner.id):  # noqa: ASYNC110  (the server notifies nobody)
                 await anyio.sleep(0.01)
 
 

@@ -1,6 +1,6 @@
-"""Compare what clients rely on with what was accepted before.
+"""Compare the responses that clients rely on with the accepted ones.
 
-`uv run pytest --snapshot-update` accepts a change; the difference then shows in the review.
+`uv run pytest --snapshot-update` accepts a change, and the review shows the difference.
 """
 
 from typing import Any

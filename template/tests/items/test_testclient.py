@@ -1,8 +1,8 @@
 """Starlette's synchronous client next to the async suite, with its own event loop.
 
-For plain functions, such as a script's or a doctest's. In an async test it would hold up the
-loop, and the test's engine, session and transaction belong to the loop of the tests: hence a
-database of its own, which no `db_session` sees, and no rollback. Everywhere else, use `client`.
+It is for sync code, such as a script or a doctest. In an async test, it would block the event
+loop. The tests' engine, session and transaction belong to their loop, so it has its own database,
+which `db_session` does not see, and no rollback. Everywhere else, use `client`.
 """
 
 from collections.abc import Iterator

@@ -164,5 +164,5 @@ async def test_client_that_goes_away_is_forgotten(
     async with connect_websocket(owner_client, "/items/feed"):
         assert feed.count_followers(owner.id) == 1
     with anyio.fail_after(2):
-        while feed.count_followers(owner.id):  # noqa: ASYNC110  (its task tells nobody)
+        while feed.count_followers(owner.id):  # noqa: ASYNC110  (its task notifies nobody)
             await anyio.sleep(0.01)

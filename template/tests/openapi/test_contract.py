@@ -8,7 +8,7 @@ import pytest
 from tests.harness.contract import Contract, check_operation, operations
 
 LEFT_OUT: set[str] = set()
-"""The operations that are not called, such as "POST /payments"."""
+"""The operations not to call, such as "POST /payments"."""
 
 
 @pytest.mark.timeout(180)  # a few hundred requests

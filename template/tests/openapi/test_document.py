@@ -1,4 +1,4 @@
-"""Compare the OpenAPI document, from which clients are generated, with the accepted one."""
+"""Compare the OpenAPI document, which clients are generated from, with the accepted one."""
 
 from fastapi import FastAPI
 from syrupy.assertion import SnapshotAssertion

@@ -1,8 +1,8 @@
-"""Run code without a database on asyncio and on trio.
+"""Run code without a database on asyncio and trio.
 
-The database drivers need asyncio. And while the engine of the session holds the event loop of all
-async tests, the parameter `trio` of `anyio_backend` is silently ignored. Therefore these tests are
-sync, and run their own event loop in a thread.
+The database drivers need asyncio. And while the session's engine holds the event loop of all async
+tests, anyio silently ignores the parameter `trio` of `anyio_backend`. So these tests are sync, and
+run their own event loop in a thread.
 """
 
 from collections.abc import Awaitable, Callable

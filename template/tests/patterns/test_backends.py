@@ -1,4 +1,4 @@
-"""The service, without its database, on asyncio and on trio."""
+"""The service, without its database, on asyncio and trio."""
 
 from fastapi import FastAPI
 

@@ -1,4 +1,4 @@
-"""Users to test with."""
+"""Users for tests."""
 
 from itertools import count
 
@@ -17,7 +17,7 @@ numbers = count(1)
 class UserFactory(SQLAlchemyFactory[User]):
     """Creates users who log in with PASSWORD. The `user_factory` fixture binds it to a session."""
 
-    # The database generates the keys; random ones would collide one day.
+    # The database generates the keys: random ones would collide one day.
     __set_primary_key__ = False
 
     email = Use(lambda: f"user{next(numbers)}@example.com")

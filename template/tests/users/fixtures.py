@@ -24,9 +24,9 @@ ClientFor = Callable[[User], Awaitable[AsyncClient]]
 
 @pytest.fixture
 def user_factory(db_session: AsyncSession) -> type[UserFactory]:
-    """The factory of users, whose `create_async` stores them in the test's database."""
+    """The factory of users. `create_async` commits them to the test's database."""
 
-    # A class of this test's own: what is set on UserFactory itself would outlive the test.
+    # A separate class: an attribute of UserFactory itself would outlive the test.
     class BoundUserFactory(UserFactory):
         __async_session__ = db_session
 
@@ -52,7 +52,7 @@ def client_for(make_client: MakeClient, app: FastAPI) -> ClientFor:
 
 @pytest.fixture
 def email_sender(app: FastAPI, running_app: RunningApp) -> AsyncMock:
-    """A mock that the application sends its e-mail to, in place of what the lifespan opened."""
+    """A mock that replaces the application's e-mail sender."""
     sender = AsyncMock(spec=EmailSender)
     running_app.lifespan_state["email_sender"] = sender  # `app` restores it
     return sender
@@ -60,7 +60,7 @@ def email_sender(app: FastAPI, running_app: RunningApp) -> AsyncMock:
 
 @pytest.fixture
 def contract_headers(contract: "Contract") -> dict[str, str]:
-    """The header of a user who has signed up and logged in."""
+    """The `Authorization` header of a user who has signed up and logged in."""
     new_user: dict[str, Any] = {"email": "ada@example.com", "password": PASSWORD}
     contract["/users"]["POST"].Case(body=new_user).call()
     login: dict[str, Any] = {"username": new_user["email"], "password": PASSWORD}

@@ -1,4 +1,4 @@
-"""The ways in which a test can authenticate its client."""
+"""The ways for a test to authenticate its client."""
 
 from collections.abc import Generator
 

@@ -31,7 +31,7 @@ PADDING = Response(200, text=f"{OTHERS}\r\n{DIGEST[5:]}:0")
 
 @dataclass
 class Api:
-    """A test double of the API: gives the answers, repeats the last one, and keeps the requests."""
+    """A test double of the API: it gives the answers, repeats the last, and keeps the requests."""
 
     answers: list[Response | Exception] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
@@ -102,7 +102,7 @@ async def test_failure_that_passes_is_not_noticed(
         (Response(503), ATTEMPTS),
         (ReadTimeout("slow"), ATTEMPTS),
         (ConnectError("down"), ATTEMPTS),
-        (Response(400), 1),  # which another attempt would not change
+        (Response(400), 1),  # another attempt would not help
         (Response(200, text="<html>Sorry!</html>"), 1),
         (Response(200, text=f"{DIGEST[5:]}:many"), 1),
     ],

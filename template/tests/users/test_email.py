@@ -50,14 +50,14 @@ class Mailbox:
         return AuthResult(success=True)
 
     def letter(self) -> EmailMessage:
-        """The only e-mail that has come."""
+        """The only e-mail that has arrived."""
         (envelope,) = self.envelopes
         assert isinstance(envelope.content, bytes)
         return message_from_bytes(envelope.content, policy=policy.default)
 
 
 class Connection(SMTP):
-    """A connection of the server that reports when it has ended."""
+    """A connection of the server; it reports when it has ended."""
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
@@ -66,7 +66,7 @@ class Connection(SMTP):
 
 @pytest.fixture
 async def mailbox() -> AsyncIterator[Mailbox]:
-    """The mailbox of an SMTP server on a port of its own."""
+    """The mailbox of an SMTP server on its own port."""
     loop = asyncio.get_running_loop()
     mailbox = Mailbox()
 

@@ -1,4 +1,4 @@
-"""A hash that is renewed after a log-in: a background task, which may be lost."""
+"""A background task, which may get lost, renews a hash after a log-in."""
 
 from unittest.mock import ANY, patch
 
@@ -29,7 +29,7 @@ async def log_in(client: AsyncClient, user: User) -> Response:
 
 
 async def test_log_in_schedules_the_renewal(client: AsyncClient, old_user: User) -> None:
-    # The router looks `renew_hash` up in the module for each request, so a patch is seen.
+    # The router looks up `renew_hash` in the module for each request, so a patch works.
     with patch.object(service, "renew_hash", autospec=True) as renew_hash:
         await log_in(client, old_user)
     renew_hash.assert_awaited_once_with(old_user.id, PASSWORD, ANY, ANY)

@@ -1,4 +1,4 @@
-"""Log-in: an address and a password for an access token."""
+"""Log-in: exchange an address and a password for an access token."""
 
 from unittest.mock import patch
 
@@ -78,7 +78,7 @@ async def test_half_a_character_is_refused(client: AsyncClient, field: str) -> N
         f'--x\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in parts.items()
     )
-    # This charset can decode to what UTF-8 cannot encode.
+    # This charset can decode to text that UTF-8 cannot encode.
     headers = {"Content-Type": "multipart/form-data; boundary=x; charset=unicode_escape"}
     response = await client.post("/token", content=f"{body}--x--\r\n", headers=headers)
     assert response.status_code == 422

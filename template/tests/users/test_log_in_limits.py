@@ -1,4 +1,4 @@
-"""Too many log-in attempts, with a clock that the tests move."""
+"""Too many log-in attempts, with a clock that tests can move."""
 
 from dataclasses import dataclass
 

@@ -19,8 +19,8 @@ def breaches(app: FastAPI) -> AsyncMock:
     """A mock that sign-ups ask whether a password is known."""
     breaches = AsyncMock(spec=Breaches)
     breaches.contain.return_value = False
-    # A function that returns the mock, not the mock: FastAPI would take what a mock's
-    # signature names, `args` and `kwargs`, for query parameters.
+    # A function that returns the mock, not the mock: FastAPI would take `args` and `kwargs`
+    # in a mock's signature for query parameters.
     app.dependency_overrides[get_breaches] = lambda: breaches
     return breaches
 
@@ -53,7 +53,7 @@ async def test_mock_in_place_of_a_dependency_is_taken_for_parameters(
 
 
 async def test_patch_of_a_dependency_is_not_seen(client: AsyncClient) -> None:
-    # FastAPI has held the function itself since the router was made.
+    # FastAPI keeps the function itself from when the router was created.
     with patch.object(dependencies, "get_breaches") as patched:
         response = await client.post("/users", json=ADA)
     patched.assert_not_called()
