@@ -2,8 +2,8 @@
 
     uv run python scripts/diagrams.py
 
-The graph of the fixtures is read from their definitions. The pictures are dark cards, which can be
-read on a light page and on a dark one.
+It reads the graph of the fixtures from their definitions. The pictures are dark cards, which are
+readable on light and dark pages.
 """
 
 import ast
@@ -45,7 +45,7 @@ class Drawing:
         anchor: str = "middle",
         size: int = 13,
     ) -> None:
-        """Write words."""
+        """Draw text."""
         self.shapes.append(
             f'<text x="{x:g}" y="{y:g}" fill="{color}" font-size="{size}" text-anchor="{anchor}">'
             f"{escape(words)}</text>"
@@ -82,20 +82,20 @@ class Drawing:
 # ---- The fixtures ----
 
 FILES = ("conftest.py", "harness/plugin.py", "fixtures.py.jinja")
-# Of pytest, or for tests without a database.
+# Pytest's own, or for tests without a database.
 LEFT_OUT = {"request", "pytestconfig", "cleared_up", "anyio_backend"}
 
 
 @dataclass(frozen=True)
 class Fixture:
-    """A fixture: whether all tests share it, and which others it needs."""
+    """A fixture: whether all tests share it, and which fixtures it needs."""
 
     is_shared: bool
     needs: tuple[str, ...]
 
 
 def read_fixtures() -> dict[str, Fixture]:
-    """Read the fixtures and what they need from their definitions."""
+    """Read the fixtures, and those that they need, from their definitions."""
     found = {}
     for name in FILES:
         source = (TESTS / name).read_text(encoding="utf-8")
@@ -110,7 +110,7 @@ def read_fixtures() -> dict[str, Fixture]:
 
 
 def level(name: str, fixtures: dict[str, Fixture]) -> int:
-    """Return how many fixtures come before this one."""
+    """Return the length of the longest chain of fixtures that this one needs."""
     return max((level(each, fixtures) + 1 for each in fixtures[name].needs), default=0)
 
 
@@ -150,7 +150,7 @@ def draw_fixtures() -> str:
 
 
 def direct(needs: Iterable[str], fixtures: dict[str, Fixture]) -> list[str]:
-    """Return what is needed, without what is needed by something else that is needed."""
+    """Return the needed fixtures, without those that another needed one needs."""
     return [
         name
         for name in needs
@@ -167,7 +167,7 @@ def before(name: str, fixtures: dict[str, Fixture]) -> set[str]:
 # ---- The transactions of one test ----
 
 LANES = ["the connection", "the test's db_session", "request 1", "its background task", "request 2"]
-# In which lane, from when to when, how it ends, and what it does.
+# For each transaction: its lane, when it begins and ends, how it ends, and what it does.
 SPANS = [
     (1, 1.0, 2.6, "commit", "adds a user"),
     (2, 3.0, 4.8, "commit", "adds an item"),
@@ -178,7 +178,7 @@ SPANS = [
 
 
 def draw_transactions() -> str:
-    """Draw what the application and the test do in the one transaction of a rolled-back test."""
+    """Draw what the application and the test do in the transaction of a rolled-back test."""
     drawing = Drawing(860, 330, "The transactions of a rolled-back test")
     left, unit, top, row = 190, 54, 40, 50
 
@@ -216,7 +216,7 @@ def draw_transactions() -> str:
 
 
 def pictures() -> dict[str, str]:
-    """Return the pictures by their names."""
+    """Return the pictures by name."""
     return {"fixtures.svg": draw_fixtures(), "transactions.svg": draw_transactions()}
 
 

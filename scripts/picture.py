@@ -1,8 +1,8 @@
-"""Take the picture of the README: a service is rendered, and its tests run.
+"""Make the picture in the README: render a service, and run its tests.
 
     uv run python scripts/picture.py
 
-Everything in the picture was printed by these commands. The tests take about a minute.
+These commands printed everything in the picture. The tests take about a minute.
 """
 
 import os
@@ -19,8 +19,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PICTURE = ROOT / "docs/images/first-run.svg"
 WIDTH = 96
 FONTS = re.compile(r"\s*@font-face \{.*?\}", re.DOTALL)  # from another host
-SAME_COLOR = re.compile(r"(?<=\.)\x1b\[0m\x1b\[32m(?=\.)")  # of one dot, and of the next one
-# What is printed as it was run, with shorter paths.
+SAME_COLOR = re.compile(r"(?<=\.)\x1b\[0m\x1b\[32m(?=\.)")  # between two green dots
+# The commands as the picture shows them, with shorter paths, and as they run.
 COMMANDS = [
     ("uvx copier copy --defaults ADDRESS my-service", ["uvx", "copier", "copy", "--defaults"]),
     ("uv run pytest -q", ["uv", "run", "pytest", "-q", "--color=yes"]),
@@ -28,7 +28,7 @@ COMMANDS = [
 
 
 def run(command: list[str], cwd: Path) -> str:
-    """Run a command that has to succeed, and return what it prints."""
+    """Run a command that must succeed, and return its output."""
     inherited = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     done = subprocess.run(
         command,
@@ -43,7 +43,7 @@ def run(command: list[str], cwd: Path) -> str:
 
 
 def main() -> None:
-    """Run the commands, and write the picture."""
+    """Run the commands and write the picture."""
     console = Console(record=True, width=WIDTH, file=Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     with tempfile.TemporaryDirectory() as directory:
         service = Path(directory) / "my-service"

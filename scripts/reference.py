@@ -3,7 +3,7 @@
     uv run python scripts/reference.py
 
 The questions come from copier.yml, the owners of files from tests/tree.txt, and everything else
-from the files in template/. A test compares the pages with what this script would write.
+from the files in template/. A test checks that the pages are up to date.
 """
 
 import ast
@@ -41,7 +41,7 @@ def main() -> None:
 
 
 def pages() -> dict[str, str]:
-    """Return the text of each page by its name."""
+    """Return the text of each page by name."""
     made = {
         "questions.md": questions,
         "files.md": files,
@@ -62,7 +62,7 @@ def read(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ROOT),
-        extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],  # as Copier
+        extensions=["jinja2_ansible_filters.AnsibleCoreFiltersExtension"],  # like Copier
         keep_trailing_newline=True,
         undefined=jinja2.StrictUndefined,
         autoescape=False,  # noqa: S701
@@ -80,7 +80,7 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def code(text: str) -> str:
-    """Return `text` as code."""
+    """Return `text` as Markdown code."""
     return f"`{text}`" if text else ""
 
 
@@ -215,7 +215,7 @@ DESCRIPTIONS = {
 
 
 class Fixture(NamedTuple):
-    """A fixture, as its definition says."""
+    """A fixture: its name, scope and description."""
 
     name: str
     scope: str
@@ -338,7 +338,7 @@ def fields_in(file: Path) -> dict[str, tuple[str, str]]:
 
 
 def type_of(field: ast.AnnAssign) -> str:
-    """Return the type of a field, without what validates it."""
+    """Return the type of a field, without its validators."""
     annotation = field.annotation
     while isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Annotated":
         inner = annotation.slice
@@ -354,7 +354,7 @@ def type_of(field: ast.AnnAssign) -> str:
 
 
 def default_of(value: ast.expr | None) -> str:
-    """Return a default as it would be set."""
+    """Return a default as an environment variable would set it."""
     if isinstance(value, ast.Call):  # Field(default=...)
         values = [word.value for word in value.keywords if word.arg == "default"]
         value = values[0] if values else None
@@ -457,7 +457,7 @@ def options_of_update() -> Iterator[tuple[str, ...]]:
     for node in ast.walk(ast.parse(read(TEMPLATE / "scripts/update.py"))):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument"):
             words = {word.arg: ast.literal_eval(word.value) for word in node.keywords if word.arg}
-            first = node.args[0]  # of several names, the long one is last
+            first = node.args[0]  # if there are several names, the long one is last
             names = ast.literal_eval(first.value if isinstance(first, ast.Starred) else first)
             option = names if isinstance(names, str) else names[-1]
             value = f" {words['metavar']}" if "metavar" in words else ""
@@ -474,7 +474,7 @@ PARTS = {
     "The test database": ("harness/databases.py", "harness/postgresql.py"),
 }
 UPDATE = "scripts/update.py"
-# Pages that say more about messages that contain a text.
+# Pages that say more about messages that contain one of these texts.
 SEE = {
     "while the test has uncommitted writes": "how-to/uncommitted-rows.md",
     "Two transactions overlap": "how-to/concurrency.md",
@@ -506,14 +506,14 @@ and ["no such savepoint"](../how-to/no-such-savepoint.md).
 
 
 def item_of(message: str) -> str:
-    """Return a message as an item of a list, with the page that says more."""
+    """Return a message as a list item, with a link to the page that says more."""
     more = [page for text, page in SEE.items() if text in message]
     link = f" [More](../{more[0]})" if more else ""
     return f"- {markdown(message)}{link}"
 
 
 def markdown(message: str) -> str:
-    """Return a message with what Markdown would interpret escaped."""
+    """Return a message with Markdown's special characters escaped."""
     parts = re.split(r"(`[^`]+`)", message)
     return "".join(
         part if part.startswith("`") else re.sub(r"([*_<>\[\]])", r"\\\1", part) for part in parts
@@ -522,7 +522,7 @@ def markdown(message: str) -> str:
 
 def messages_in(file: Path) -> list[str]:
     """Read the sentences in the constants, exceptions and yielded problems of a module."""
-    constants = constants_in(TEMPLATE / "tests/harness/guard.py", {})  # which others import
+    constants = constants_in(TEMPLATE / "tests/harness/guard.py", {})  # other modules import them
     constants |= constants_in(file, constants)
     said = [
         " ".join(text.split())
@@ -537,12 +537,12 @@ def messages_in(file: Path) -> list[str]:
 
 MIN_LENGTH = 45
 IS_MESSAGE = re.compile(r"[A-Z`…].*[a-z`)][.:]")
-# SQL, the end of other messages, and what is only said.
+# SQL, the end of other messages, and information.
 IS_NO_ERROR = re.compile(r"^(SELECT|Mark the test)|no newer release|needs your attention|\.\.\.$")
 
 
 def constants_in(file: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """Return the constants of a module that are texts; `known` are those that it imports."""
+    """Return a module's constants that are text; `known` are those that it imports."""
     known = dict(known)
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
@@ -553,7 +553,7 @@ def constants_in(file: Path, known: Mapping[str, str]) -> dict[str, str]:
 
 
 def texts_in(node: ast.AST, constants: Mapping[str, str]) -> Iterator[str]:
-    """Yield the texts in a piece of code, in order, each as a whole; without docstrings."""
+    """Yield the texts in a piece of code, in order, each as a whole, without docstrings."""
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return
     if isinstance(node, ast.expr) and (text := flat(node, constants)) is not None:
@@ -564,7 +564,7 @@ def texts_in(node: ast.AST, constants: Mapping[str, str]) -> Iterator[str]:
 
 
 def flat(node: ast.expr, constants: Mapping[str, str]) -> str | None:
-    """Return the text of an expression, with an ellipsis for what is only known later."""
+    """Return the text of an expression, with an ellipsis for values that are not constant."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return re.sub(r"\{[^{}]*\}", "…", node.value)
     if isinstance(node, ast.JoinedStr):

@@ -2,8 +2,8 @@
 
     uv run python scripts/release.py 0.2.0
 
-It stops at the first point that is not fulfilled and leaves everything as it was. What it makes, it
-makes here: two commits and a tag, to be pushed by you.
+It stops at the first point that is not fulfilled, and changes nothing. Otherwise, it creates two
+commits and a tag here, for you to push.
 """
 
 import argparse
@@ -23,11 +23,11 @@ UNRELEASED = re.compile(r"^## Unreleased\n+(.*?)(?=^## |\Z)", re.MULTILINE | re.
 
 
 class NotFulfilledError(Exception):
-    """Why there is no release yet."""
+    """A point of the checklist is not fulfilled, with the reason."""
 
 
 def git(*arguments: str) -> str:
-    """Run git in this repository and return what it says."""
+    """Run git in this repository and return its output. Raises NotFulfilledError."""
     done = subprocess.run(
         ["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8", check=False
     )
@@ -37,12 +37,12 @@ def git(*arguments: str) -> str:
 
 
 def read(name: str) -> str:
-    """Return the text of a file of this repository."""
+    """Return the text of a file in this repository."""
     return (ROOT / name).read_text(encoding="utf-8")
 
 
 def write(name: str, text: str) -> None:
-    """Write a file of this repository."""
+    """Write a file in this repository."""
     (ROOT / name).write_text(text, encoding="utf-8")
 
 
@@ -51,7 +51,7 @@ def write(name: str, text: str) -> None:
 
 @dataclass(frozen=True)
 class Release:
-    """What is to be released."""
+    """The release to make."""
 
     version: Version
 
@@ -65,16 +65,16 @@ class Release:
         if git("branch", "--show-current") != "main":
             raise NotFulfilledError("Releases are made on main: git checkout main")
         if changed := git("status", "--porcelain"):
-            raise NotFulfilledError(f"Commit this first, or put it aside:\n{changed}")
+            raise NotFulfilledError(f"Commit or stash this first:\n{changed}")
 
     def is_newer(self) -> None:
         """The version is newer than every release."""
         released = re.findall(r'^"v(.+?)" = ', read(RELEASES), re.MULTILINE)
         newest = max(map(Version, released), default=None)
         if newest and self.version <= newest:
-            raise NotFulfilledError(f"{newest} is out; the next one has to be newer.")
+            raise NotFulfilledError(f"{newest} is out; the next release must be newer.")
         if git("tag", "--list", self.tag):
-            raise NotFulfilledError(f"There is a tag {self.tag} already; tags are never moved.")
+            raise NotFulfilledError(f"The tag {self.tag} already exists; tags are never moved.")
 
     def has_news(self) -> None:
         """The changelog says what is new."""
@@ -83,7 +83,7 @@ class Release:
             raise NotFulfilledError(f"{CHANGELOG} has nothing under `## Unreleased`.")
 
     def passes(self) -> None:
-        """All tests pass, also the long ones."""
+        """All tests pass, even the slow ones."""
         pytest = ["uv", "run", "--no-active", "pytest"]
         odd_texts = [*pytest, "--hypothesis-profile=slow", "tests/test_free_text.py"]
         for command in ([ROOT / ".ci/run"], [*pytest, "-m", "ci or slow"], odd_texts):
@@ -103,13 +103,13 @@ class Release:
         git("tag", "--annotate", "--message", f"Release {self.version}", self.tag)
 
     def is_recorded(self) -> None:
-        """The commit is recorded, so that the tests find it without the tag."""
+        """The commit is recorded, so that tests find it without the tag."""
         commit = git("rev-parse", f"{self.tag}^{{commit}}")
         write(RELEASES, f'{read(RELEASES)}"{self.tag}" = "{commit}"\n')
         git("commit", "--all", "--quiet", "--message", f"Record release {self.version}")
 
     def checklist(self) -> list[Callable[[], None]]:
-        """Return the points, in their order."""
+        """Return the points of the checklist, in order."""
         return [
             *(self.is_on_main, self.is_newer, self.has_news, self.passes),
             *(self.is_committed, self.is_recorded),
@@ -117,11 +117,11 @@ class Release:
 
 
 def version(text: str) -> Version:
-    """Read a version as PEP 440 has it."""
+    """Parse a version as PEP 440 defines it. Raises ArgumentTypeError."""
     try:
         return Version(text)
     except InvalidVersion as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no version; one is 0.2.0") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version like 0.2.0") from error
 
 
 def main() -> int:
@@ -139,8 +139,8 @@ def main() -> int:
             print(f"\n{error}\n\nThere is no release {release.version}.", file=sys.stderr)
             return 1
     print(
-        f"\n{release.version} is made. To publish it:  git push --atomic origin main {release.tag}"
-        f"\nTo take it back, as long as it is not published:  "
+        f"\n{release.version} is ready. To publish it:  git push --atomic origin main {release.tag}"
+        f"\nTo undo it before it is published:  "
         f"git tag --delete {release.tag} && git reset --hard HEAD~2"
     )
     return 0

@@ -1,4 +1,4 @@
-"""What the template's tests start from: a snapshot of it, and projects rendered from that."""
+"""Fixtures of the template's tests: a snapshot of the template, and projects rendered from it."""
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ from tests.rendering import (
 from tests.sharing import shared
 from tests.updating import make_releases
 
-# The projects that are installed and used by many tests.
+# The projects that many tests install and use.
 PROJECTS: dict[str, Answers] = {
     "default": {},
     "core": {"example": False},
@@ -50,14 +50,14 @@ collect_ignore = [
     "unhurried",
 ]  # what goes into rendered projects
 
-# What tests record, and how it is headed at the end of the run.
+# The properties that tests record, and their headings at the end of the run.
 SUMMARIES = {
     "tried": "what was tried",
     "mutant": "planted faults, and the test that caught each",
 }
 
-# How many answer sets are tried: always the same few, or others each time, with
-# --hypothesis-profile=slow. Each renders a project, which takes its time.
+# How many sets of answers are tried: the same few in each run, or others each time with
+# --hypothesis-profile=slow. Each one renders a project, which takes time.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("quick", UNHURRIED, max_examples=25, derandomize=True, database=None)
 settings.register_profile("slow", UNHURRIED, max_examples=1000)
@@ -66,14 +66,14 @@ settings.load_profile("quick")
 DEFAULT = "not ci and not slow"
 """The tests that the README's command runs, as in pytest.toml."""
 MOST_INSTALLED = 8
-"""How many projects the default tests may install; each takes as long as a hundred small tests."""
+"""How many projects the default tests may install: each takes as long as a hundred small tests."""
 
 
 # ---- The run ----
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the directory that all workers of the run share."""
+    """Create the directory that all workers of the run share."""
     if hasattr(config, "workerinput"):
         shared.directory = Path(config.workerinput["shared"])
     else:
@@ -86,20 +86,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of xdist where that is."""
+    """Tell a worker of pytest-xdist where this directory is."""
     node.workerinput["shared"] = str(shared.directory)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that install projects, or all workers would wait for the last one."""
+    """Start with the tests that install projects, or the run would wait for the last of them."""
     long = ("team", "workshop", "installed")
     items.sort(key=lambda item: [name not in getattr(item, "fixturenames", ()) for name in long])
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail when the default tests have installed more projects than they may."""
+    """Fail if the default tests have installed too many projects."""
     is_default = session.config.getoption("markexpr") == DEFAULT
     if is_default and shared.count_installed() > MOST_INSTALLED:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -114,7 +114,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def template(isolated: None) -> Path:
-    """A repository that holds the template as it is now."""
+    """A repository with the template as it is now."""
     return shared.once("template", take_snapshot)
 
 
@@ -126,7 +126,7 @@ def releases(isolated: None) -> Path:
 
 @pytest.fixture
 def rendered(template: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Renders with the answers that it is given."""
+    """Renders a project with the given answers."""
 
     def rendered(**answers: object) -> Path:
         return render(template, tmp_path / f"rendered-{len(list(tmp_path.iterdir()))}", answers)
@@ -136,7 +136,7 @@ def rendered(template: Path, tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def installed(template: Path) -> Callable[[str], Project]:
-    """Returns one of PROJECTS, which all tests and all workers share: they leave it as it was."""
+    """Returns one of PROJECTS, which all tests and workers share, and must not change."""
 
     def installed(name: str) -> Project:
         answers = PROJECTS[name]
@@ -150,14 +150,14 @@ def installed(template: Path) -> Callable[[str], Project]:
 
 @pytest.fixture(scope="session")
 def workshop(isolated: None) -> Iterator[Callable[[str], Workshop]]:
-    """Returns the place for projects on a version of Python."""
+    """Returns the workshop for projects on a version of Python."""
     made: dict[str, Workshop] = {}
 
     def workshop(python_version: str) -> Workshop:
         if python_version not in made:
             place = directories.enter_context(new_directory("workshop")) / "my-service"
             place.mkdir()
-            python = find_python(python_version) or python_version  # which uv may download
+            python = find_python(python_version) or python_version  # uv may download it
             done = run("uv", "venv", "--quiet", "--python", python, cwd=place)
             if done.returncode != 0:
                 pytest.skip(f"there is no Python {python_version}: {done.stdout}")
@@ -175,14 +175,14 @@ def project(request: pytest.FixtureRequest, installed: Callable[[str], Project])
 
 
 def with_projects(*names: str, ci: Sequence[str] = ()) -> pytest.MarkDecorator:
-    """Run a test with each of these PROJECTS; with those in `ci` only where CI does."""
+    """Run a test with each of these PROJECTS; with those in `ci`, only in the `ci` tier."""
     named = [*names, *(pytest.param(name, marks=pytest.mark.ci) for name in ci)]
     return pytest.mark.parametrize("project", named, indirect=True)
 
 
 @pytest.fixture
 def copy(project: Project, tmp_path: Path) -> Path:
-    """A copy of the project, to be edited."""
+    """A copy of the project, to edit."""
     return copied(project, tmp_path / "copy")
 
 
@@ -193,7 +193,7 @@ def default_project(installed: Callable[[str], Project]) -> Project:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say what was tried (`record_property("tried", ...)`), and what caught each planted fault."""
+    """Print what was tried (`record_property("tried", ...)`), and which test caught each fault."""
     said = [
         (name, str(value))
         for report in terminalreporter.getreports("passed")

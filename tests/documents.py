@@ -1,4 +1,4 @@
-"""Read the documentation, and do what it says: write its files, run its commands."""
+"""Follow the documentation: write its files, and run its commands."""
 
 import os
 import re
@@ -24,7 +24,7 @@ COLORS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: a file, a change of one, commands, or what they print."""
+    """A fenced block of a page: a file, a change to a file, commands, or their output."""
 
     page: str
     line: int
@@ -57,13 +57,13 @@ def read_blocks(text: str, page: str) -> list[Block]:
 
 
 def blocks_of(page: str) -> list[Block]:
-    """Return the blocks of a page of this repository."""
+    """Return the blocks of a page in this repository."""
     return read_blocks((ROOT / page).read_text(encoding="utf-8"), page)
 
 
 @dataclass
 class Reader:
-    """Somebody who does what a page says, in a directory."""
+    """Somebody who follows a page, in a directory."""
 
     cwd: Path
     database: str
@@ -86,7 +86,7 @@ class Reader:
                 self.do(block)
 
     def do(self, block: Block) -> None:
-        """Write a file, change it, run commands, or compare what they printed."""
+        """Write a file, change it, run commands, or compare their output."""
         if block.language in {"sh", "console"}:
             self.run(block)
         elif block.language == "diff":
@@ -101,7 +101,7 @@ class Reader:
             raise AssertionError(f"{block.where}: nothing says what to do with this block")
 
     def run(self, block: Block) -> None:
-        """Run commands in a shell, which keeps its directory for the next ones."""
+        """Run commands in a shell; the next ones continue in its directory."""
         if "server" in block.directives:
             self.start(block)
             return
@@ -122,7 +122,7 @@ class Reader:
             port = free_port()
             words = [*command.split(), "--port", str(port)]
             with serving(*words, cwd=self.cwd, port=port, log=log, env={**os.environ, **self.env}):
-                pass  # it has answered; the page says to stop it
+                pass  # it has answered; the page tells the reader to stop it
         else:
             process = start(*command.split(), cwd=self.cwd, env=self.env)
             self._servers.callback(stop, process)
@@ -134,7 +134,7 @@ class Reader:
         self.commands += 1
 
     def change(self, block: Block) -> None:
-        """Apply a diff without line numbers: what it shows has to be in the file, once."""
+        """Apply a diff without line numbers: the file must contain its old lines exactly once."""
         assert block.title, f"{block.where}: which file?"
         lines = block.text.splitlines(keepends=True)
         old = "".join(line[1:] or "\n" for line in lines if line[0] != "+")
@@ -158,7 +158,7 @@ def commands_of(block: Block) -> list[str]:
 
 
 def compare(block: Block, said: str) -> None:
-    """Compare what a page shows with what was printed: its lines, in order; ... is anything."""
+    """Check that the lines of a block were printed, in order; ... stands for anything."""
     position = 0
     for line in block.text.splitlines():
         wanted = [re.sub(r"(\\ )+", " +", re.escape(part.strip())) for part in line.split("...")]
@@ -171,7 +171,7 @@ def compare(block: Block, said: str) -> None:
 
 
 def pages() -> Iterator[str]:
-    """Name all pages: those of the repository's root, and the documentation."""
+    """Yield the names of all pages: those in the repository's root, and the documentation."""
     yield from ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CODE_OF_CONDUCT.md")
     for page in sorted((ROOT / "docs").rglob("*.md")):
         yield page.relative_to(ROOT).as_posix()

@@ -27,7 +27,7 @@ class Interview:
             sys.executable,
             ["-m", "copier", "copy", *options, str(template), destination],
             cwd=str(cwd),
-            # Without NO_CPR it would ask the terminal where the cursor is, and get no answer.
+            # Without NO_CPR, it would ask the terminal for the cursor position, and get no answer.
             env={**os.environ, "TERM": "xterm", "PROMPT_TOOLKIT_NO_CPR": "1"},
             dimensions=(24, WIDTH),
             encoding="utf-8",
@@ -35,12 +35,12 @@ class Interview:
         )
 
     def wait_for(self, text: str) -> None:
-        """Return when the text has been shown."""
+        """Wait until the text is shown."""
         self.child.expect_exact(text)
         self.shown += f"{self.child.before}{text}"
 
     def answer(self, name: str, keys: str = ENTER) -> None:
-        """Type when this is asked; it never is while another question waits for its answer."""
+        """Wait until this question is asked, then type the answer."""
         self.wait_for(COPIER_YML[name]["help"])
         self.child.send(keys)
 
@@ -50,7 +50,7 @@ class Interview:
             self.answer(name)
 
     def finish(self) -> str:
-        """Wait for the end, and return all that was shown, without colours."""
+        """Wait for the end, and return the whole output, without colours."""
         self.child.expect(pexpect.EOF)
         self.shown += str(self.child.before)
         self.child.close()
@@ -58,7 +58,7 @@ class Interview:
         return without_colours(self.shown)
 
     def answers(self) -> dict[str, object]:
-        """Read which answers were kept."""
+        """Return the stored answers."""
         kept = yaml.safe_load((self.project / ".copier-answers.yml").read_text(encoding="utf-8"))
         return {name: kept[name] for name in QUESTIONS}
 

@@ -1,4 +1,4 @@
-"""Concurrent clients of the example, which keep a ledger of the writes that it acknowledged."""
+"""Concurrent clients of the example that keep a ledger of acknowledged writes."""
 
 import asyncio
 import itertools
@@ -14,16 +14,16 @@ import httpx
 PASSWORD = "correct horse battery"
 TIMEOUT = 60.0  # of a request, in seconds
 Kill = Callable[[], bool]
-"""Kills the server or a part of it; returns whether nothing is left of it."""
+"""Kills the server or a part of it; returns whether all of it is gone."""
 
 
 class UnansweredError(Exception):
-    """The connection broke before the response arrived: the write may have happened or not."""
+    """The connection broke before the response arrived: the write may or may not have happened."""
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a client stores in an item: rows of two tables, so that half a write is visible."""
+    """The content of an item: rows in two tables, so that half a write is visible."""
 
     title: str
     tags: tuple[str, ...]
@@ -40,7 +40,7 @@ def content_of(item: dict[str, Any]) -> Content:
 
 @dataclass
 class Ledger:
-    """What the tables must contain, and what they may contain because no response arrived."""
+    """What the tables must contain, and what they may contain if no response arrived."""
 
     users: set[str] = field(default_factory=set)
     possible_users: set[str] = field(default_factory=set)
@@ -49,7 +49,7 @@ class Ledger:
     possible_items: set[Content] = field(default_factory=set)
 
     def differences(self, users: list[str], items: dict[int, Content]) -> Iterator[str]:
-        """Compare with what the tables contain, and describe each difference."""
+        """Compare the ledger with the tables, and yield a description of each difference."""
         found = Counter(users)
         yield from (f"lost: user {email}" for email in self.users - found.keys())
         yield from (
@@ -59,7 +59,7 @@ class Ledger:
         )
         for item_id in self.items.keys() | items.keys():
             expected, content = self.items.get(item_id, {None}), items.get(item_id)
-            # SQLite gives the id of the last item again when that has been deleted.
+            # SQLite may reuse the id of the last item after it was deleted.
             is_possible = None in expected and content in self.possible_items
             if content not in expected and not is_possible:
                 yield f"item {item_id} is {content}, not one of {expected}"
@@ -79,7 +79,7 @@ class Load:
         self._kill_at = 0
 
     def run(self, url: str, requests: int, kill: Kill | None = None) -> None:
-        """Make so many requests. Call `kill` after half of them; if it returns True, stop."""
+        """Make this many requests. Call `kill` after half of them; if it returns True, stop."""
         self._left = requests
         self._kill, self._kill_at = kill, requests // 2
         asyncio.run(self._run(url))
@@ -91,11 +91,11 @@ class Load:
 
     @property
     def is_over(self) -> bool:
-        """Say whether all requests have been made."""
+        """Whether all requests have been made."""
         return self._left <= 0
 
     def count(self, operation: str, expected: int, response: httpx.Response) -> None:
-        """Count a response, note an unexpected one, and call `kill` when it is time."""
+        """Count a response, note an unexpected one, and call `kill` when it is due."""
         self.answers[operation, response.status_code] += 1
         if response.status_code != expected:
             self.note(f"{operation}: {response.status_code}, not {expected}: {response.text[:300]}")
@@ -104,7 +104,7 @@ class Load:
             self._left = 0
 
     def miss(self, operation: str, error: httpx.TransportError) -> None:
-        """Count a request without a response: only a server that is killed may cause one."""
+        """Count a request without a response, which only a killed server may cause."""
         self.unanswered += 1
         self._left -= 1
         if self._kill is None:
@@ -115,7 +115,7 @@ class Load:
         self.unexpected.append(what)
 
     def report(self) -> str:
-        """List the number of responses by operation and status, and examples of what is wrong."""
+        """Return the counts of responses by operation and status, and examples of what is wrong."""
         counts = [
             f"  {name} {code}: {count}" for (name, code), count in sorted(self.answers.items())
         ]
@@ -176,7 +176,7 @@ class Client:
             self._load.note(f"{what}: {found}, not {expected}")
 
     def new_content(self) -> Content:
-        """Make a content that no other item has or had."""
+        """Make content that no other item has or had."""
         title = f"{self._name}-{next(self._numbers)}"
         return Content(title, (f"a-{title}", f"b-{title}"))
 
@@ -226,7 +226,7 @@ class Client:
 
     async def change(self) -> None:
         item_id = self.any_item()
-        # Without a response, either content is possible: leave the item alone from then on.
+        # Without a response, either content is possible: leave the item alone from now on.
         old, new = self._items.pop(item_id), self.new_content()
         self._ledger.items[item_id] = {old, new}
         with suppress(UnansweredError):

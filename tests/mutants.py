@@ -1,4 +1,4 @@
-"""Faults planted in copies of an installed project, for the project's own tests to find."""
+"""Plant faults in copies of an installed project, for the project's own tests to find."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from tests.rendering import Project, run
 
 
 class Mutant(NamedTuple):
-    """A fault: a text in the files of a glob, and what stands there instead."""
+    """A fault: a text in the files that match a glob, and what replaces it."""
 
     name: str
     files: str
@@ -29,10 +29,10 @@ def plant(mutant: Mutant, directory: Path) -> None:
 
 
 def copied(project: Project, directory: Path) -> Path:
-    """Copy the project's files to `directory`, unless they are there, and return that."""
+    """Copy the project's files to `directory` unless it exists; return it."""
     if not directory.exists():
-        # With the bytecode, which Python passes over where a file has been edited since; but not
-        # what other workers are writing just now.
+        # Copy the bytecode too, which Python ignores if a file has been edited since; but not the
+        # files that other workers are writing now.
         left_out = shutil.ignore_patterns(
             ".venv", ".git", ".*_cache", ".coverage", ".coverage.*", "*.pyc.*"
         )
@@ -41,7 +41,7 @@ def copied(project: Project, directory: Path) -> Path:
 
 
 def run_tests(project: Project, directory: Path, *options: str, **env: str) -> tuple[int, str]:
-    """Run pytest in a copy, with the project's environment; return exit code and output."""
+    """Run pytest in a copy, with the project's environment; return the exit code and the output."""
     python = project.path / ".venv" / "bin" / "python"
     command = (str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider")
     done = run(*command, *options, cwd=directory, env=env)
@@ -51,9 +51,9 @@ def run_tests(project: Project, directory: Path, *options: str, **env: str) -> t
 def run_with(
     mutant: Mutant, project: Project, directory: Path, *options: str
 ) -> tuple[int, str, list[str]]:
-    """Plant a fault in a copy, and run tests to the first failure, which is always the same.
+    """Plant a fault in a copy, and run tests in order, until the first failure.
 
-    Return exit code, output, and the tests that failed.
+    Return the exit code, the output, and the tests that failed.
     """
     copy = copied(project, directory)
     plant(mutant, copy)
@@ -62,5 +62,5 @@ def run_with(
 
 
 def failures(output: str) -> list[str]:
-    """Name the tests that failed, in their order, from what `pytest -rfE` says."""
+    """Return the tests that failed, in order, from the output of `pytest -rfE`."""
     return re.findall(r"^(?:FAILED|ERROR) (\S+::\S+)", output, re.MULTILINE)

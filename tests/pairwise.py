@@ -1,7 +1,7 @@
-"""Few answer sets in which every two choices of different questions meet.
+"""A few sets of answers in which every two choices of different questions meet.
 
-What breaks only with certain answers nearly always takes two of them, so these few sets find
-nearly all that all combinations would find.
+A fault that needs certain answers nearly always needs at most two, so these sets find nearly all
+faults that all combinations would find.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ Pair = tuple[tuple[str, object], tuple[str, object]]
 
 
 def choices() -> dict[str, list[object]]:
-    """Return what copier.yml lets people choose from, by question; not the free texts."""
+    """Return the choices that copier.yml offers, by question, without the free texts."""
     found: dict[str, list[object]] = {}
     for name, question in yaml.safe_load((ROOT / "copier.yml").read_text("utf-8")).items():
         if name.startswith("_"):
@@ -41,7 +41,7 @@ def pairs_in(answers: Answers) -> set[Pair]:
 
 
 def all_pairs(choices: Mapping[str, Sequence[object]]) -> set[Pair]:
-    """Return the pairs that there are."""
+    """Return all pairs of choices."""
     return {
         ((one, this), (other, that))
         for one, other in combinations(sorted(choices), 2)
@@ -52,7 +52,7 @@ def all_pairs(choices: Mapping[str, Sequence[object]]) -> set[Pair]:
 def pairs_covered(
     sets: Iterable[Answers], choices: Mapping[str, Sequence[object]]
 ) -> tuple[int, int]:
-    """Say how many pairs meet in one of `sets`, and how many there are."""
+    """Return how many pairs meet in one of `sets`, and how many exist."""
     possible = all_pairs(choices)
     met = set().union(*map(pairs_in, sets))
     return len(possible & met), len(possible)
@@ -61,9 +61,9 @@ def pairs_covered(
 def pairwise(
     choices: Mapping[str, Sequence[object]], seeds: Sequence[Answers] = ()
 ) -> list[dict[str, object]]:
-    """Return few sets that cover all pairs: first those of `seeds`, completed, then more.
+    """Return a few sets that cover all pairs: first the completed `seeds`, then more.
 
-    A seed need not answer every question, and may hold answers to others, which are kept.
+    A seed may leave out questions, and may answer others; those answers are kept.
     The same arguments give the same sets.
     """
     attempts = (_greedy(choices, seeds, Random(attempt)) for attempt in range(10))
@@ -73,9 +73,9 @@ def pairwise(
 def _greedy(
     choices: Mapping[str, Sequence[object]], seeds: Sequence[Answers], chance: Random
 ) -> list[dict[str, object]]:
-    """Take the set that brings the most new pairs, until there are none; chance breaks ties.
+    """Take the set with the most new pairs, until none are missing; `chance` breaks ties.
 
-    Pairs of questions with many choices take many sets to meet: they weigh more.
+    Pairs of questions with many choices need many sets to meet, so they weigh more.
     """
     candidates = all_sets(choices)
     chance.shuffle(candidates)

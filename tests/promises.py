@@ -1,6 +1,6 @@
-"""What holds for every rendered project, whatever was answered. tests/tree.txt has its files.
+"""Checks that every rendered project passes, for any answers. tests/tree.txt lists its files.
 
-A check takes the files of a project, name by name, and all answers; it raises AssertionError.
+A check takes the files of a project, by name, and all answers. Raises AssertionError.
 """
 
 import ast
@@ -47,7 +47,7 @@ DEFAULTS: dict[str, object] = {
 
 
 def read(directory: Path) -> dict[str, str]:
-    """Read all files in `directory` but those of git."""
+    """Read all files in `directory`, except git's."""
     return {
         file.relative_to(directory).as_posix(): file.read_bytes().decode()
         for file in sorted(directory.rglob("*"))
@@ -56,7 +56,7 @@ def read(directory: Path) -> dict[str, str]:
 
 
 def promised(answers: Answers) -> list[str]:
-    """Name the files that there should be."""
+    """Return the names of the files that should exist."""
     wanted = {answers["ci"], answers["database"]}
     wanted |= {name for name in ("docker", "example") if answers[name]}
     return sorted(name for _, name, only in FILES if wanted.issuperset(only))
@@ -66,18 +66,18 @@ def agree(found: object, expected: object, what: str) -> None:
     assert found == expected, f"{what}: {found!r} instead of {expected!r}"
 
 
-# ---- Files and what is in them, whatever the answers are ----
+# ---- Files and their contents, for any answers ----
 
 
 def check_tree(files: Files, answers: Answers) -> None:
-    """The files are those that were promised."""
+    """The project has exactly the promised files."""
     extra, missing = set(files) - set(promised(answers)), set(promised(answers)) - set(files)
     assert not extra, f"not in tests/tree.txt: {extra}"
     assert not missing, f"in tests/tree.txt, but not rendered: {missing}"
 
 
 def check_names(files: Files, _: Answers) -> None:
-    """Every system takes the names, in a directory that is deep already."""
+    """Every operating system accepts the names, even in a deep directory."""
     for name in files:
         assert len(name) <= 100, f"{name}: too long for some systems"
         assert re.fullmatch(r"[\w./+-]+", name, re.ASCII), f"{name}: some systems refuse this name"
@@ -112,7 +112,7 @@ def check_tidiness_of(name: str, text: str) -> None:
 
 
 def check_nothing_is_left(files: Files, _: Answers) -> None:
-    """Nothing is left of Jinja, of a merge or of an editor."""
+    """Jinja, merges and editors have left nothing behind."""
     for name, text in files.items():
         assert not name.endswith(LEFTOVERS), f"{name}: left by a tool"
         check_nothing_is_left_in(name, text)
@@ -124,13 +124,13 @@ LEFTOVERS = (".rej", ".orig", ".jinja", ".j2", ".bak", ".swp", "~", ".pyc")
 @cache
 def check_nothing_is_left_in(name: str, text: str) -> None:
     if name != ANSWERS_FILE:
-        # Neither the ${{ }} of GitHub nor the {{}} of an f-string is Jinja's.
+        # GitHub's ${{ }} and the {{}} of an f-string are not Jinja.
         found = re.search(r"(?<!\$)\{\{-? |\{%|\{#|^(<<<<<<<|>>>>>>>)", text, re.MULTILINE)
         assert not found, f"{name}: {found[0]} is left"
 
 
 def check_syntax(files: Files, _: Answers) -> None:
-    """What tools read can be read."""
+    """Tools can parse their files."""
     for name, text in files.items():
         check_syntax_of(name, text)
 
@@ -157,7 +157,7 @@ PARSERS: dict[tuple[str, ...], Callable[[str], object]] = {
 
 
 def check_readme(files: Files, _: Answers) -> None:
-    """The files that the README shows and links are there."""
+    """The files that the README shows and links to exist."""
     readme = files["README.md"]
     there = {parent.as_posix() for name in files for parent in (Path(name), *Path(name).parents)}
     parent = ""
@@ -174,7 +174,7 @@ def check_readme(files: Files, _: Answers) -> None:
 
 # ---- What was not asked for ----
 
-# What speaks of a choice. The other choices of the same question do not appear in the files.
+# Words that belong to a choice. Those of the question's other choices must not be in the files.
 SPEAKS_OF = {
     ("license", "MIT"): r"\bMIT\b",
     ("license", "Apache-2.0"): r"\bApache\b",
@@ -196,7 +196,7 @@ SPEAKS_OF = {
     ("docker", True): r"docker|\bcompose\b|container",
     ("ci", "any"): r"\bCI\b",
 }
-SPELT = {"license", "python_version", "ci"}  # in other letters these are ordinary words
+SPELT = {"license", "python_version", "ci"}  # in another case, these are ordinary words
 
 
 def check_nothing_speaks_of_what_was_not_asked_for(files: Files, answers: Answers) -> None:
@@ -217,7 +217,7 @@ def check_nothing_speaks_of_what_was_not_asked_for(files: Files, answers: Answer
 
 @cache
 def spoken_of(name: str, text: str) -> set[tuple[str, object]]:
-    """Say which choices a file's name and text speak of."""
+    """Return the choices whose words are in a file's name or text."""
     return {
         (question, choice)
         for (question, choice), words in SPEAKS_OF.items()
@@ -226,21 +226,22 @@ def spoken_of(name: str, text: str) -> set[tuple[str, object]]:
 
 
 def is_excused(name: str, question: str) -> bool:
-    """Say whether a file may speak of what was not asked for.
+    """Return whether a file may mention choices that were not made.
 
-    The answers are kept. And the same code runs on either database, which TEST_DATABASE_URL may
-    name: what was asked for decides what is installed, configured, deployed and described.
+    The file with the answers may. And the same code runs on either database, since
+    TEST_DATABASE_URL may name the other one: only what is installed, configured, deployed and
+    described depends on the choice.
     """
     if name == ANSWERS_FILE:
         return True
     if question == "database":
         has_jinja = (ROOT / "template" / f"{name}.jinja").exists()
         return name == "mypy.ini" or (name.endswith(".py") and not has_jinja)
-    # It runs on its own, and knows where the template may be.
+    # It runs alone, and knows where the template may be hosted.
     return name == "scripts/update.py" and question in {"python_version", "ci"}
 
 
-# Which choice brings which dependencies; None: all have them.
+# Which choice adds which dependencies; None: every project has them.
 DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
     None: {
         *("fastapi", "fastapi-cli", "pydantic-settings", "sqlalchemy", "alembic", "structlog"),
@@ -268,12 +269,12 @@ DEPENDENCIES: dict[tuple[str, object] | None, set[str]] = {
 
 
 def check_dependencies(files: Files, answers: Answers) -> None:
-    """There are the dependencies of what was asked for, each once and with a lower bound."""
+    """The dependencies match the choices; each is listed once, with a lower bound."""
     asked = {choice for choice in DEPENDENCIES if choice is None or answers[choice[0]] == choice[1]}
     listed = [Requirement(each) for each in requirements(files["pyproject.toml"])]
     expected = set().union(*(DEPENDENCIES[choice] for choice in asked))
     agree(sorted({each.name for each in listed}), sorted(expected), "dependencies")
-    # Two may ask for one package: the service, and with an extra its tests.
+    # A package may be listed twice: for the service, and with an extra for its tests.
     assert len({str(each) for each in listed}) == len(listed), "dependencies: one is there twice"
     for each in listed:
         assert str(each.specifier).startswith(">="), f"{each}: not a lower bound"
@@ -281,7 +282,7 @@ def check_dependencies(files: Files, answers: Answers) -> None:
 
 @cache
 def requirements(pyproject: str) -> list[str]:
-    """Return what a rendered pyproject.toml asks for."""
+    """Return the dependencies in a rendered pyproject.toml."""
     read = tomllib.loads(pyproject)
     return [*read["project"]["dependencies"], *read["dependency-groups"]["dev"]]
 
@@ -290,7 +291,7 @@ def requirements(pyproject: str) -> list[str]:
 
 
 def check_answers(files: Files, answers: Answers) -> None:
-    """The answers are kept for updates, as they were given."""
+    """The answers are stored for updates, exactly as given."""
     kept = yaml.safe_load(files[ANSWERS_FILE])
     asked = {name: answer for name, answer in kept.items() if not name.startswith("_")}
     agree(asked, dict(answers), ANSWERS_FILE)
@@ -306,7 +307,7 @@ TITLES = {
 
 
 def check_licence(files: Files, answers: Answers) -> None:
-    """The licence is named and written out, without a word of another one."""
+    """The licence is named, and its text is complete."""
     licence, holder = answers["license"], answers["author_name"]
     text = (ROOT / "licenses" / f"{licence}.txt").read_text(encoding="utf-8")
     agree(files["LICENSE"], text.replace("{{ author_name }}", holder), "LICENSE")
@@ -324,7 +325,7 @@ def metadata_in(pyproject: str) -> dict[str, Any]:
 
 
 def check_python_version(files: Files, answers: Answers) -> None:
-    """The Pythons are the same everywhere: those supported, and the newest, which it runs on."""
+    """All files agree on the supported Python versions, and on the newest, which it runs on."""
     oldest = answers["python_version"]
     metadata = metadata_in(files["pyproject.toml"])
     prefix = "Programming Language :: Python :: "
@@ -348,7 +349,7 @@ def check_python_version(files: Files, answers: Answers) -> None:
 
 
 def check_texts(files: Files, answers: Answers) -> None:
-    """The free texts are everywhere exactly what was answered."""
+    """The free texts are exactly the answers, everywhere."""
     metadata = metadata_in(files["pyproject.toml"])
     slug = answers["project_slug"]
     agree(metadata["name"], slug, "pyproject.toml")
@@ -375,7 +376,7 @@ def check_texts(files: Files, answers: Answers) -> None:
 
 @cache
 def titles(module: str) -> list[object]:
-    """Return the strings that are given as a `title` in a Python module."""
+    """Return the strings that a Python module passes as `title`."""
     return [
         keyword.value.value
         for node in ast.walk(ast.parse(module))
@@ -403,7 +404,7 @@ Check = Callable[[Files, Answers], None]
 
 
 def check(files: Files, answers: Answers, checks: Iterable[Check] = CHECKS) -> None:
-    """Check what can be seen without running it, but for what ruff says."""
+    """Run all checks that need no installed project, except for ruff."""
     for each in checks:
         try:
             each(files, answers)
@@ -412,7 +413,7 @@ def check(files: Files, answers: Answers, checks: Iterable[Check] = CHECKS) -> N
 
 
 def write(files: Files, directory: Path) -> None:
-    """Write files to where there are none."""
+    """Write files into a new directory."""
     for name, text in files.items():
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         (directory / name).write_bytes(text.encode())

@@ -1,4 +1,4 @@
-"""Render hundreds of projects in the time that twenty take, without any difference to be seen."""
+"""Render hundreds of projects in the time of twenty, with the same result."""
 
 import shutil
 from collections.abc import Iterator
@@ -17,13 +17,13 @@ COMPILED: dict[object, Any] = {}
 
 
 def plain_copy(template: Path, directory: Path) -> Path:
-    """Copy a template without its repository, which Copier would clone each time."""
+    """Copy a template without its git repository, which Copier would clone each time."""
     return shutil.copytree(template, directory, ignore=shutil.ignore_patterns(".git"))
 
 
 @contextmanager
 def hurried() -> Iterator[None]:
-    """Keep what Jinja compiles, and ask git nothing about the files that are written."""
+    """Cache what Jinja compiles, and keep Copier from asking git about the files that it writes."""
     compile_text = jinja2.Environment.compile
 
     def compile_once(self: jinja2.Environment, source: Any, *details: Any) -> Any:
@@ -41,7 +41,7 @@ def hurried() -> Iterator[None]:
 
 
 def render_files(template: Path, directory: Path, answers: Answers) -> dict[str, str]:
-    """Render into `directory`, take the files out of it, and remove it."""
+    """Render into `directory`, read its files, and remove it."""
     with hurried():
         run_copy(str(template), directory, dict(answers), defaults=True, quiet=True)
     files = read(directory)

@@ -1,4 +1,4 @@
-"""Render the template as it stands in the working tree, and use the result as a user would."""
+"""Render the template from the working tree, and use the result as a user would."""
 
 import os
 import shutil
@@ -23,11 +23,11 @@ QUESTIONS = [
     for name in yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
     if not name.startswith("_")
 ]
-# What would reach the rendered projects from the shell, or from the run of these tests.
+# The variables of the shell, or of this test run, that would reach the rendered projects.
 FOREIGN = ("GIT_", "COPIER_", "PYTEST_", "COV_", "COVERAGE_", "UV_PROJECT", "UV_LOCKED", "UV_RUN_")
 FOREIGN_NAMES = {
     *("VIRTUAL_ENV", "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS"),
-    "PYTHONDONTWRITEBYTECODE",  # with it, each start of pytest compiles all that it imports
+    "PYTHONDONTWRITEBYTECODE",  # with it, each run of pytest would compile all imports again
     *("DATABASE_URL", "TEST_DATABASE_URL", "SECRET_KEY", "ENVIRONMENT", "LOG_LEVEL"),
 }
 
@@ -35,11 +35,11 @@ Answers = Mapping[str, Any]
 
 
 def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
-    """Make this process and all that it starts forget whose machine this is."""
+    """Hide the user's settings from this process and all that it starts."""
     for name in os.environ:
         if name.startswith(FOREIGN) or name in FOREIGN_NAMES:
             patch.delenv(name)
-    if "UV" in os.environ:  # the uv that runs these tests, also where it is not on the path
+    if "UV" in os.environ:  # the uv that runs these tests may not be on the path
         patch.setenv("PATH", os.environ["PATH"] + os.pathsep + str(Path(os.environ["UV"]).parent))
     patch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     patch.setenv("GIT_CONFIG_SYSTEM", os.devnull)
@@ -55,9 +55,9 @@ def isolate(patch: pytest.MonkeyPatch, directory: Path) -> None:
 def start(
     *command: str | Path, cwd: Path, env: Mapping[str, str] | None = None
 ) -> subprocess.Popen[str]:
-    """Start a command, without a terminal; what it says is in `stdout`.
+    """Start a command without a terminal; its output goes to `stdout`.
 
-    It leads a group of processes, so that signals can reach all that it starts.
+    It leads a process group, so that signals reach everything that it starts.
     """
     return subprocess.Popen(
         command,
@@ -74,15 +74,15 @@ def start(
 def run(
     *command: str | Path, cwd: Path, timeout: float = 480, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, without a terminal; what it says is in `stdout`.
+    """Run a command without a terminal, and wait until it ends; its output is in `stdout`.
 
-    Raises subprocess.TimeoutExpired, when the command and all that it started are gone.
+    Raises subprocess.TimeoutExpired, after it has stopped everything that the command started.
     """
     with start(*command, cwd=cwd, env=env) as process:
         try:
             said, _ = process.communicate(timeout=timeout)
         except BaseException:
-            for sign in (signal.SIGINT, signal.SIGKILL):  # first let it stop its own servers
+            for sign in (signal.SIGINT, signal.SIGKILL):  # let it first stop its own servers
                 with suppress(ProcessLookupError, subprocess.TimeoutExpired):
                     os.killpg(process.pid, sign)
                     process.communicate(timeout=10)
@@ -91,14 +91,14 @@ def run(
 
 
 def git(*arguments: str | Path, cwd: Path) -> str:
-    """Run git, wherever it was cloned and by whom."""
+    """Run git, even in a repository of another user."""
     done = run("git", "-c", "safe.directory=*", *arguments, cwd=cwd)
     assert done.returncode == 0, done.stdout
     return done.stdout
 
 
 def commit_all(directory: Path, message: str) -> None:
-    """Put all that is in `directory` into git."""
+    """Commit everything in `directory`."""
     if not (directory / ".git").exists():
         git("init", "--quiet", "--initial-branch=main", cwd=directory)
     git("add", "--all", cwd=directory)
@@ -106,19 +106,19 @@ def commit_all(directory: Path, message: str) -> None:
 
 
 def copy_working_tree(directory: Path) -> None:
-    """Put the template as it is now, committed or not, in the place of all that is there."""
+    """Replace the contents with the template as it is now, committed or not."""
     for name in files_in(directory):
         (directory / name).unlink(missing_ok=True)
     for name in git("ls-files", "-co", "--exclude-standard", "-z", cwd=ROOT).split("\0"):
         if name and (ROOT / name).exists():
             (directory / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, directory / name)
-    # template/.gitignore is for the rendered projects.
+    # template/.gitignore is for rendered projects.
     git("add", "--all", "--force", cwd=directory)
 
 
 def take_snapshot(directory: Path) -> Path:
-    """Make a repository with one release: the template as it is now."""
+    """Create a repository with one release: the template as it is now."""
     git("init", "--quiet", "--initial-branch=main", cwd=directory)
     copy_working_tree(directory)
     git("commit", "--quiet", "--message", "Snapshot", cwd=directory)
@@ -136,14 +136,14 @@ def render(template: Path, directory: Path, answers: Answers, release: str | Non
 
 
 def files_in(directory: Path) -> list[str]:
-    """Name the files in `directory`, as git would, without what was installed or made later."""
+    """Return the names of the files in `directory` that git tracks."""
     listed = git("ls-files", "--cached", "-z", cwd=directory).split("\0")
     return sorted(name for name in listed if name)
 
 
 @dataclass(frozen=True)
 class Project:
-    """A rendered project, committed and installed; or a copy, with the environment of another."""
+    """A rendered project, committed and installed; or a copy with another one's environment."""
 
     path: Path
     answers: Answers
@@ -169,18 +169,18 @@ class Project:
     def run(
         self, *command: str, timeout: float = 480, **env: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command from the project's root."""
+        """Run a command in the project's root."""
         return run(*command, cwd=self.path, timeout=timeout, env=self._environment | env)
 
     def check(self, *command: str, **env: str) -> str:
-        """Run a command that has to succeed, and return what it says."""
+        """Run a command that must succeed, and return its output."""
         done = run(*command, cwd=self.path, env=self._environment | env)
         assert done.returncode == 0, done.stdout
         return done.stdout
 
     @contextmanager
     def new_database(self) -> Iterator[str]:
-        """Give the URL of an empty database, for as long as the context lasts."""
+        """Yield the URL of an empty database that exists until the context ends."""
         with new_directory("database") as directory:
             if self.database == "sqlite":
                 yield f"sqlite+aiosqlite:///{directory / 'service.db'}"
@@ -222,7 +222,7 @@ server.cleanup()
 
 
 def find_python(version: str) -> str | None:
-    """Return the path of a Python that uv knows of, or that pyenv has installed."""
+    """Return the path of a Python that uv finds or pyenv has installed, or None."""
     done = run("uv", "python", "find", "--no-project", version, cwd=ROOT)
     if done.returncode == 0:
         return done.stdout.strip()
@@ -233,9 +233,9 @@ def find_python(version: str) -> str | None:
 
 @contextmanager
 def new_directory(name: str) -> Iterator[Path]:
-    """Give a directory that is not below pytest's, which each run of pytest closes to others.
+    """Yield a directory outside pytest's, which pytest makes inaccessible to other users.
 
-    PostgreSQL, which root may not run, runs as another user, and has to reach its files.
+    PostgreSQL cannot run as root, so it runs as another user, who needs access to its files.
     """
     with tempfile.TemporaryDirectory(prefix=f"{name}-", ignore_cleanup_errors=True) as directory:
         yield Path(directory).resolve()
@@ -244,7 +244,7 @@ def new_directory(name: str) -> Iterator[Path]:
 def install(
     template: Path, directory: Path, answers: Answers, release: str | None = None
 ) -> Project:
-    """Render, install, and commit, as a user does on the first day."""
+    """Render, install and commit a project, as a user does on the first day."""
     project = Project(render(template, directory, answers, release), answers)
     commit_all(project.path, "Start")
     shared.note_installed(directory)
@@ -255,16 +255,16 @@ def install(
 
 @dataclass(frozen=True)
 class Workshop:
-    """A place where one project is installed after the other.
+    """A directory where one project is installed after the other.
 
-    They share an environment, its bytecode, and what mypy knows of it, which saves most of the
-    time that a project takes.
+    They share an environment, its bytecode and mypy's cache, which saves most of the time that a
+    project takes.
     """
 
     directory: Path
 
     def install(self, template: Path, answers: Answers, release: str | None = None) -> Project:
-        """Install a project in the place of the last one."""
+        """Install a project in place of the last one."""
         for entry in self.directory.iterdir():
             if entry.name not in {".venv", ".mypy_cache"}:
                 shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

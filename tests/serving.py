@@ -1,4 +1,4 @@
-"""Start a server by a command, and stop it for certain."""
+"""Start a server with a command, and make sure that it stops."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ STOPS_WITHIN = 20.0
 
 
 def free_port() -> int:
-    """Name a port that nobody listens on."""
+    """Return a port that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port: int = listener.getsockname()[1]
@@ -26,14 +26,14 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Server:
-    """A running server, which has answered once."""
+    """A running server that has answered once."""
 
     process: subprocess.Popen[bytes]
     url: str
     log: Path
 
     def stop(self, told_by: signal.Signals = signal.SIGTERM) -> str:
-        """Ask it to end, wait until it has, and return what it said."""
+        """Tell it to stop, wait until it has, and return its log."""
         self.process.send_signal(told_by)
         self.process.wait(STOPS_WITHIN)
         return self.log.read_text(encoding="utf-8")
@@ -43,7 +43,7 @@ class Server:
 def serving(
     *command: str, cwd: Path, port: int, log: Path, env: Mapping[str, str]
 ) -> Iterator[Server]:
-    """Run a server that listens on `port`. When the context ends, so do all of its processes."""
+    """Run a server that listens on `port`. When the context ends, all its processes end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
@@ -60,12 +60,12 @@ def serving(
         yield server
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # also what is left of its children
+            os.killpg(process.pid, signal.SIGKILL)  # with any children that are left
         process.wait(STOPS_WITHIN)
 
 
 def wait_for_answer(server: Server) -> None:
-    """Return when the server answers. Raises AssertionError when it ends or takes too long."""
+    """Wait until the server answers. Raises AssertionError if it ends or takes too long."""
     deadline = time.monotonic() + STARTS_WITHIN
     while not answers(server.url):
         log = server.log.read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def wait_for_answer(server: Server) -> None:
 
 
 def answers(url: str) -> bool:
-    """Say whether a server answers, whatever it says."""
+    """Return whether a server answers, with any response."""
     try:
         httpx.get(f"{url}/livez", timeout=2)
     except httpx.TransportError:
@@ -84,12 +84,12 @@ def answers(url: str) -> bool:
 
 
 def is_listening(port: int) -> bool:
-    """Say whether somebody listens on the port."""
+    """Return whether somebody listens on the port."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 def tracebacks_in(log: str) -> list[str]:
-    """Return the lines of a log with tracebacks, except for e-mail, as no mail server is there."""
+    """Return the log lines with tracebacks, except about e-mail, as there is no mail server."""
     lines = [line for line in log.splitlines() if "SMTP_HOST is not set" not in line]
     return [line for line in lines if "Traceback" in line]

@@ -1,4 +1,4 @@
-"""What the workers of one run share: each thing is made once, by the first who needs it."""
+"""What the workers of a run share: the first worker that needs something makes it."""
 
 import fcntl
 from collections.abc import Callable, Iterator
@@ -6,19 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 INSTALLED = "installed"
-"""The file that names the projects that were installed, one a line."""
+"""The file that lists the installed projects, one per line."""
 
 
 class Shared:
-    """What is shared."""
+    """Directories that the workers share."""
 
     directory: Path
-    """Of this run; tests/conftest.py sets it."""
+    """The directory of this run; tests/conftest.py sets it."""
 
     def once(self, name: str, make: Callable[[Path], object]) -> Path:
-        """Return the directory of this name, after `make` has filled it in this or another worker.
+        """Return the directory `name`, after `make` has filled it in this or another worker.
 
-        What `make` raises, it raises in each worker that needs the place.
+        If `make` fails, raises an error in each worker that needs the directory.
         """
         place = self.directory / name
         done, failed = place.with_name(f"{name}.done"), place.with_name(f"{name}.failed")
@@ -37,7 +37,7 @@ class Shared:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
-        """Keep the other workers out."""
+        """Let other workers wait until the context ends."""
         with (self.directory / f"{name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

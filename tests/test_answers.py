@@ -1,4 +1,4 @@
-"""Which answers are taken, and how they get into the files."""
+"""Which answers are accepted, and how the files contain them."""
 
 import sys
 import tomllib

@@ -1,4 +1,4 @@
-"""A real server is sent what no client should send: it refuses it, and stays small and quick."""
+"""A real server refuses what no client should send, and stays small and fast."""
 
 import os
 import socket
@@ -21,7 +21,7 @@ from tests.test_server import PRODUCTION
 
 ACCOUNT = {"email": "ada@example.com", "password": "correct horse battery"}
 MEGABYTE = 1_000_000
-GROWTH = 100  # megabytes that the server may take for the worst of it
+GROWTH = 100  # megabytes by which the server may grow
 
 VALUES = [
     b"null",
@@ -139,9 +139,9 @@ HEADERS = [
 
 
 def requests() -> Iterator[dict[str, Any]]:
-    """Make the requests, each as the arguments of httpx.Client.build_request."""
+    """Yield the requests, as arguments of httpx.Client.build_request."""
     for (method, url), content_type, body in product(WRITES, CONTENT_TYPES, BODIES):
-        # What is large is refused alike: once is enough.
+        # Large bodies are all refused in the same way: once is enough.
         if len(body) < MEGABYTE or content_type == "application/json":
             headers = {"Content-Type": content_type}
             yield {"method": method, "url": url, "content": body, "headers": headers}
@@ -193,7 +193,7 @@ def log_in(client: httpx.Client) -> None:
 
 
 def fault_of(response: httpx.Response) -> str | None:
-    """Say what is wrong with a response, if anything is."""
+    """Return what is wrong with a response, if anything."""
     status = response.status_code
     if status < 400:
         return None
@@ -210,7 +210,7 @@ def fault_of(response: httpx.Response) -> str | None:
 
 
 def peak_memory(server: Server) -> float:
-    """Return the most memory that the server has had so far, in megabytes."""
+    """Return the server's peak memory so far, in megabytes."""
     for line in Path(f"/proc/{server.process.pid}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmHWM"):
             return int(line.split()[1]) / 1000
@@ -235,7 +235,7 @@ def test_all_bad_input_is_refused(project: Project, tmp_path: Path) -> None:
 
 
 def check_bad_input(project: Project, tmp_path: Path, every: int) -> None:
-    """Send one of so many requests, large bodies and slow clients to a server."""
+    """Send one in `every` requests, large bodies and slow clients to a server."""
     with server_of(project, tmp_path) as server:
         with httpx.Client(base_url=server.url, timeout=20) as client:
             log_in(client)
@@ -275,7 +275,7 @@ def test_hundreds_of_examples_of_each_operation_are_answered_as_declared(
 
 
 def check_slow_clients(server: Server, client: httpx.Client) -> None:
-    """Check that clients who do not finish their requests hold up nobody."""
+    """Check that clients that do not finish their requests block nobody else."""
     url = httpx.URL(server.url)
     with ExitStack() as slow:
         for number in range(100):

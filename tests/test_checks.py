@@ -1,4 +1,4 @@
-"""The one command that runs every check that CI runs."""
+"""One command runs all checks that CI runs."""
 
 import re
 from collections.abc import Callable

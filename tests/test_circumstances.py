@@ -1,4 +1,4 @@
-"""Where a project is rendered to and from, and what becomes of it when something comes between."""
+"""Where a project is rendered to and from, and what happens if something interrupts this."""
 
 import os
 import signal
@@ -61,14 +61,14 @@ def test_ctrl_c_at_a_question_leaves_nothing(question: str, template: Path, tmp_
 def test_the_same_command_completes_what_was_interrupted(
     sign: signal.Signals, template: Path, rendered: Rendered, tmp_path: Path
 ) -> None:
-    """Copier leaves what it has written, whatever copier.yml says: see the README."""
+    """Copier keeps what it has written, whatever copier.yml says: see the README."""
     project = tmp_path / "my-service"
     (project / "app").mkdir(parents=True)
-    # Copier reads what is there before it writes: at this file, it waits for somebody to write.
+    # Copier reads a file before it overwrites it: at this one, it waits for somebody to write.
     os.mkfifo(project / "app/main.py")
     process = subprocess.Popen(
         [*COPY, "--defaults", template, project],
-        # A shell lets what it runs in the background ignore Ctrl-C.
+        # A shell makes its background processes ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     )
     with process, (project / "app/main.py").open("wb"):
@@ -84,7 +84,7 @@ def test_the_same_command_completes_what_was_interrupted(
     assert contents(project) == whole
 
 
-# ---- Where something is already ----
+# ---- Into a directory that is not empty ----
 
 
 def test_the_same_answers_again_change_nothing(committed: Path, template: Path) -> None:
@@ -166,7 +166,7 @@ def test_blanks_and_any_letters_may_be_in_the_path(
         record_property("tried", f"in {project.relative_to(tmp_path)}: uv run {command}")
 
 
-# ---- From elsewhere than a clone ----
+# ---- Not from a clone ----
 
 
 def test_it_renders_from_a_shallow_clone(

@@ -1,4 +1,4 @@
-"""Every combination of the choices renders what it promises: see tests/promises.py."""
+"""Every combination of choices renders what we promise: see tests/promises.py."""
 
 import json
 import re
@@ -20,7 +20,7 @@ Render = Callable[[Answers], dict[str, str]]
 
 CHOICES = choices()
 COMBINATIONS = all_sets(CHOICES)
-# What goes into one test: the combinations that agree in their first two answers.
+# One test takes the combinations with the same first two answers.
 PARTS = list(product(*list(CHOICES.values())[:2]))
 
 SMALL: dict[str, list[object]] = {"one": [1, 2, 3], "two": [True, False], "three": ["a", "b"]}
@@ -33,7 +33,7 @@ def plain_template(template: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 @pytest.fixture
 def files_of(plain_template: Path, tmp_path: Path) -> Render:
-    """Renders with the answers that it is given, and returns the files."""
+    """Renders a project with the given answers, and returns its files."""
     return lambda answers: render_files(plain_template, tmp_path / "my-service", answers)
 
 
@@ -111,7 +111,7 @@ def test_the_defaults_are_the_answers_that_they_were(
 def test_a_template_from_git_renders_the_same(
     template: Path, files_of: Render, tmp_path: Path
 ) -> None:
-    """The short cuts that the other tests take change nothing but what is said of the origin."""
+    """The shortcuts of the other tests only change what the answers say about the origin."""
     files, short = read(render(template, tmp_path / "from-git", {})), files_of({})
     for kept in (files, short):
         text = kept.pop(ANSWERS_FILE)
@@ -128,7 +128,7 @@ def test_few_sets_bring_every_two_choices_together() -> None:
         met = {(answers[one], answers[other]) for answers in sets}
         assert met == set(product(CHOICES[one], CHOICES[other]))
     most = sorted(map(len, CHOICES.values()))[-2:]
-    assert len(sets) <= most[0] * most[1] + 1  # fewer than their product are not possible
+    assert len(sets) <= most[0] * most[1] + 1  # at least their product is necessary
     assert sets == pairwise(CHOICES)
 
 

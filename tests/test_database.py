@@ -38,7 +38,7 @@ class Checkout:
 
     @contextmanager
     def database(self) -> Iterator[subprocess.Popen[str]]:
-        """Start the database, and wait until it says that it is there."""
+        """Start the database, and wait until it is ready."""
         process = start(*COMMAND, cwd=self.path, env=self.env)
         with process:
             assert process.stdout is not None
@@ -91,7 +91,7 @@ def test_the_service_finds_its_rows_again(checkout: Checkout, tmp_path: Path) ->
         ):  # fmt: skip
             assert client.post("/users", json=ACCOUNT).status_code == 201
 
-            # What Ctrl-C does, while the service is connected.
+            # Ctrl-C, while the service is connected.
             os.killpg(database.pid, signal.SIGINT)
             said, _ = database.communicate(timeout=20)
             assert said == ""

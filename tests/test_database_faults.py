@@ -1,4 +1,4 @@
-"""A real server while its database is away, frozen, busy or gone, and afterwards."""
+"""A real server while its database is down, frozen, busy or gone, and afterwards."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.rendering import Project, new_directory, run
 from tests.serving import free_port, serving
 from tests.test_database import Checkout
 
-# A server that waits for less time than one in production, with one connection that it keeps.
+# The server waits less long than in production, and keeps one connection.
 IMPATIENT = {
     "ENVIRONMENT": "production",
     "SECRET_KEY": "a-key-that-nobody-else-knows-0123456789",
@@ -86,7 +86,7 @@ def migrate(project: Project, copy: Path, url: str) -> None:
 
 @contextmanager
 def served(project: Project, copy: Path, log: Path, **env: str) -> Iterator[httpx.Client]:
-    """Serve a copy of the project, with more endpoints; give a client."""
+    """Serve a copy of the project with more endpoints; yield a client."""
     (copy / "app/faults.py").write_text(ENDPOINTS, encoding="utf-8")
     plant(ROUTER, copy)
     port = free_port()
@@ -104,7 +104,7 @@ def served(project: Project, copy: Path, log: Path, **env: str) -> Iterator[http
 
 @contextmanager
 def frozen(checkout: Checkout) -> Iterator[None]:
-    """Stop all processes of PostgreSQL, which keep their connections."""
+    """Freeze all processes of PostgreSQL; they keep their connections."""
     main = checkout.server()
     children = Path(f"/proc/{main}/task/{main}/children").read_text(encoding="utf-8")
     processes = [main, *map(int, children.split())]
@@ -118,7 +118,7 @@ def frozen(checkout: Checkout) -> Iterator[None]:
 
 
 def eventually(is_so: Callable[[], bool]) -> None:
-    """Wait until it is so."""
+    """Wait until `is_so` returns True."""
     deadline = time.monotonic() + WELL_WITHIN
     while not is_so():
         assert time.monotonic() < deadline
@@ -133,7 +133,7 @@ def together(client: httpx.Client, url: str, times: int) -> list[httpx.Response]
 
 @contextmanager
 def held(client: httpx.Client, url: str, times: int) -> Iterator[None]:
-    """Send requests that use one connection each, and wait for their answers at the end."""
+    """Send requests that use one connection each; when the context ends, wait for the responses."""
     with ThreadPoolExecutor(times) as threads:
         answers = threads.map(client.post, [f"{url}&seconds={HOLDS}"] * times)
         eventually(lambda: used(client) == times)
@@ -142,7 +142,7 @@ def held(client: httpx.Client, url: str, times: int) -> Iterator[None]:
 
 
 def used(client: httpx.Client) -> int:
-    """Say how many connections are in use."""
+    """Return how many connections are in use."""
     number: int = client.get("/used").json()
     return number
 
@@ -162,7 +162,7 @@ def check_alive_but_not_ready(client: httpx.Client) -> None:
 
 
 def check_well(client: httpx.Client) -> None:
-    """Check that all is as before, without a restart: no connection is lost."""
+    """Check that the server has recovered without a restart, and has lost no connection."""
     eventually(lambda: client.get("/readyz").status_code == 200)
     eventually(lambda: used(client) == 0)
     answers = together(client, SELECT, CONNECTIONS)
@@ -241,7 +241,7 @@ def test_sqlite_is_gone_locked_and_back(default_project: Project, tmp_path: Path
         with closing(sqlite3.connect(data / "service.db")) as other:
             other.execute("BEGIN IMMEDIATE")
             check_refused(client.post(SELECT))
-            assert client.get("/readyz").status_code == 200  # it can be read
+            assert client.get("/readyz").status_code == 200  # reading still works
         check_clients_that_leave(client)
 
 

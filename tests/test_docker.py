@@ -1,4 +1,4 @@
-"""The Dockerfile's steps, done by hand: the same files, the same commands, without Docker."""
+"""The Dockerfile's steps without Docker: the same files and the same commands."""
 
 import json
 import os
@@ -20,7 +20,7 @@ from tests.sharing import shared
 
 
 def instructions(dockerfile: str) -> list[tuple[str, str]]:
-    """Read the instructions and their arguments, comments and line breaks apart."""
+    """Return the instructions and their arguments, without comments and line breaks."""
     text = re.sub(r"^#.*\n", "", dockerfile, flags=re.MULTILINE)
     lines = re.sub(r"\s*\\\n\s*", " ", text).splitlines()
     return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines if line]
@@ -28,7 +28,7 @@ def instructions(dockerfile: str) -> list[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Image:
-    """What is in /srv of an image, which nobody may write to, and how the Dockerfile runs it."""
+    """The contents of an image's /srv, which nobody may write to, and its Dockerfile."""
 
     srv: Path
     dockerfile: dict[str, str]
@@ -40,12 +40,12 @@ class Image:
         return {**said, "PATH": path, "DATABASE_URL": database_url, "SECRET_KEY": key}
 
     def command(self, text: str, port: int) -> list[str]:
-        """Return a command of the Dockerfile as a user without rights runs it, on that port."""
+        """Return a command of the Dockerfile as an unprivileged user runs it, on this port."""
         name, *arguments = json.loads(text.replace("8000", str(port)))
         return [*AS_NOBODY, str(self.srv / ".venv/bin" / name), *arguments]
 
 
-# Root becomes the image's user, who may read what is below root's home: its Python may be there.
+# Root becomes the image's user, who may also read root's home, because Python may be there.
 AS_NOBODY = (
     [
         *("setpriv", "--reuid=10001", "--regid=10001", "--clear-groups"),
@@ -113,12 +113,12 @@ def test_the_image_has_no_rights_no_secrets_and_a_lock(default_project: Project)
     steps = instructions((default_project.path / "Dockerfile").read_text())
     assert steps.index(("USER", "10001")) > max(i for i, s in enumerate(steps) if s[0] == "RUN")
     assert any("uv sync --locked --no-dev" in arguments for _, arguments in steps)
-    # Each image in one version, and in the last one only what is copied there by name.
+    # Each image has a fixed version, and the last one only gets files that are copied by name.
     *build, last = (arguments for name, arguments in steps if name == "FROM")
     assert re.fullmatch(r"python:\d\.\d+-slim-[a-z]+", last)
     assert build[-1] == f"{last} AS build"
     assert re.fullmatch(r"ghcr\.io/astral-sh/uv:\d+\.\d+\.\d+ AS uv", build[0])
-    # Dependencies are installed before the code is there, and so again only when they change.
+    # Dependencies are installed before the code is copied, so only again when they change.
     code = steps.index(("COPY", "app app"))
     assert not any(name == "RUN" for name, _ in steps[code:])
 
@@ -126,7 +126,7 @@ def test_the_image_has_no_rights_no_secrets_and_a_lock(default_project: Project)
 def test_docker_is_given_what_it_copies_and_nothing_else(
     default_project: Project, tmp_path: Path
 ) -> None:
-    # The rules of .dockerignore are git's, but for the root: git can say what is left out.
+    # The rules of .dockerignore are git's, except for the root, so git can tell what is ignored.
     rules = (default_project.path / ".dockerignore").read_text().replace("*\n", "/*\n", 1)
     git("init", "--quiet", cwd=tmp_path)
     (tmp_path / ".git/info/exclude").write_text(rules)
@@ -161,7 +161,7 @@ def test_compose_migrates_first_and_passes_all_settings(
         assert services[name]["env_file"] == [{"path": ".env", "required": False}]
         assert {"ENVIRONMENT", "DATABASE_URL"} <= set(services[name]["environment"])
         assert services[name]["environment"]["DATABASE_URL"].startswith(database)
-    # They run without rights, and are killed only after the time that they have to stop.
+    # They run without privileges, and have time to stop before they are killed.
     for name in ("migrations", *running):
         assert services[name]["read_only"] is True
         assert services[name]["cap_drop"] == ["ALL"]
@@ -170,10 +170,10 @@ def test_compose_migrates_first_and_passes_all_settings(
     [timeout] = re.findall(r"_GRACEFUL_SHUTDOWN=(\d+)", (project / "Dockerfile").read_text())
     for name in running:
         assert int(timeout) < int(services[name]["stop_grace_period"].removesuffix("s"))
-    # Jobs on SQLite are in memory, and its replicas would share a file: there is one process.
+    # On SQLite, jobs are in memory, and replicas would share a file, so there is one process.
     replicas = services["service"].get("deploy", {}).get("replicas", 1)
     assert replicas == (2 if is_postgresql else 1)
-    # The database cannot be reached from outside, nor with a password that others know.
+    # The database cannot be reached from outside, or with a password that others know.
     published = {name: service["ports"] for name, service in services.items() if "ports" in service}
     assert published == {"proxy" if is_postgresql else "service": ["127.0.0.1:8000:8000"]}
     if database == "postgresql":
@@ -214,7 +214,7 @@ def test_the_manifests_for_kubernetes_are_valid() -> None:
             sleep = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
             grace = pod["terminationGracePeriodSeconds"]
             assert grace > sleep.get("seconds", 0) + timeout
-    # The worker is probed as in compose.yaml.
+    # The worker has the same probe as in compose.yaml.
     compose = (ROOT / "template/compose.yaml.jinja").read_text(encoding="utf-8")
     [worker] = pods["my-service-worker"]["containers"]
     assert worker["livenessProbe"]["exec"]["command"][-1] in compose

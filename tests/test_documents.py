@@ -1,4 +1,4 @@
-"""The documentation does what it says: its snippets and commands run, or say why they do not."""
+"""The snippets and commands of the documentation run, or say why they do not."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ HOW_TO = sorted(
     for page in (ROOT / "docs/how-to").glob("*.md")
     if "```" in page.read_text(encoding="utf-8")
 )
-# Executed from their own text, by the tests below and by test_tutorial.py.
+# The tests below and test_tutorial.py follow these pages.
 EXECUTED = {"docs/tutorial.md", *HOW_TO}
 SHOWN_ONLY = {"text", "json", "mermaid"}
 
 
 def is_accounted_for(block: Block) -> bool:
-    """Whether a block is run, by a test that is there, or says why not."""
+    """Return whether an existing test runs a block, or the block says why none does."""
     if block.directives.get("not run"):
         return True
     if by := block.directives.get("run by"):
@@ -71,7 +71,7 @@ ADA = {"email": "ada@example.com", "password": "correct horse battery"}
 
 
 def test_the_tests_on_the_first_pages_pass(default_project: Project, tmp_path: Path) -> None:
-    """Those of pages which leave out their imports."""
+    """These pages leave out the imports of their tests."""
     copy = copied(default_project, tmp_path / "copy")
     this = "tests/test_documents.py::test_the_tests_on_the_first_pages_pass"
     shown = [
@@ -88,20 +88,20 @@ def test_the_tests_on_the_first_pages_pass(default_project: Project, tmp_path: P
     assert f"{text.count('async def test_')} passed" in said
 
 
-# ---- How-to: each page is followed in a project with the example ----
+# ---- How-to: follow each page in a project with the example ----
 
-# In an environment of their own, which they change.
+# These change their environment, so they get their own.
 CHANGING = {"docs/how-to/delete-the-example.md", "docs/how-to/sqlite-to-postgresql.md"}
 ONLY = {
     "docs/how-to/postgresql-without-docker.md": "postgresql",
     "docs/how-to/sqlite-to-postgresql.md": "default",
 }
-# An update runs all checks, here with few of the tests.
+# An update runs all checks; here, with few tests.
 FEW = "-k 'test_health or items' --cov-fail-under=0"
 
 
 def cases() -> Iterator[ParameterSet]:
-    """Each page with each database: for CI with one of them, the rest for releases."""
+    """Yield each page with each database: one database for CI, the other for releases."""
     for page in HOW_TO:
         for name in ("default", "postgresql"):
             if ONLY.get(page, name) == name:
@@ -112,7 +112,7 @@ def cases() -> Iterator[ParameterSet]:
 
 @pytest.fixture(scope="session")
 def clone(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clone of the template, as a user has it; its branch `present` has no later release."""
+    """A clone of the template, like a user's; its branch `present` has no later release."""
     directory = tmp_path_factory.mktemp("clone") / "copier-fastapi-async"
     make_clone(directory)
     git("branch", "present", cwd=directory)
@@ -120,7 +120,7 @@ def clone(isolated: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def release(clone: Path) -> None:
-    """Make a release that gives tests more time, unless it was made."""
+    """Make a release that gives tests more time, unless it exists."""
     if "v99.0.0" not in git("tag", cwd=clone):
         edit(clone / "template/pytest.toml.jinja", '^timeout = "60"$', 'timeout = "90"')
         commit_all(clone, "Give tests more time")
@@ -144,7 +144,7 @@ def test_the_page_can_be_followed(
         if "scripts/update.py" in (ROOT / page).read_text(encoding="utf-8"):
             release(clone)
             env["PYTEST_ADDOPTS"] = FEW
-        if name == "postgresql":  # on a port that is free
+        if name == "postgresql":  # on a free port
             server = f"postgres:postgres@localhost:{free_port()}"
             env["DATABASE_URL"] = f"postgresql+asyncpg://{server}/my-service"
         with Reader(service, project.database, env) as reader:
@@ -154,7 +154,7 @@ def test_the_page_can_be_followed(
 
 # ---- The README of a project ----
 
-# Which test runs each of its commands, or why none does.
+# The test that runs each command, or why none does.
 COMMANDS = {
     "uv run poe database": "tests/test_tutorial.py::test_the_tutorial_works",
     "uv run alembic upgrade head": "tests/test_tutorial.py::test_the_tutorial_works",

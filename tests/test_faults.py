@@ -11,7 +11,7 @@ from tests.promises import DEFAULTS, check, check_with_ruff, write
 from tests.quickly import plain_copy, render_files
 from tests.test_free_text import Trial
 
-# A few that are rendered instead of all.
+# A few combinations to render instead of all.
 COMBINATIONS: list[dict[str, object]] = [
     {},
     {
@@ -31,9 +31,9 @@ TEXTS: list[dict[str, object]] = [
 
 
 class Fault(NamedTuple):
-    """A text in a file of the template, what stands there instead, and the check it is for.
+    """A text in a file of the template, what replaces it, and the check that must notice.
 
-    Where there is no text, the file is new.
+    If the text is empty, the file is new.
     """
 
     name: str
@@ -156,7 +156,7 @@ def copy(template: Path, tmp_path: Path) -> Path:
 
 
 def try_out(template: Path, directory: Path) -> None:
-    """Render a few combinations and texts, and check them as all are checked elsewhere."""
+    """Render a few combinations and texts, with the checks that other tests run on all."""
     for number, answers in enumerate(COMBINATIONS):
         files = render_files(template, directory / "my-service", answers)
         check(files, {**DEFAULTS, **answers})

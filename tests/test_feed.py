@@ -1,4 +1,4 @@
-"""The feed of the example, on real servers that share a PostgreSQL database."""
+"""The example's feed, on real servers that share a PostgreSQL database."""
 
 import asyncio
 import json
@@ -17,11 +17,11 @@ from tests.serving import Server, free_port, serving
 ENDS_WITHIN = 180.0  # seconds
 OWNERS, EVENTS = 10, 100
 WRITERS = 3
-"""How many write at once for an owner."""
+"""How many clients write at once for an owner."""
 LOSSES = (200, 500)
-"""After so many events, the connections that the server listens on are ended."""
+"""After this many events, the connections that the servers listen on are closed."""
 LEAVES_AFTER = (30, 60)
-"""After so many events, a follower leaves, and goes on at the other replica."""
+"""After this many events, a follower leaves, and continues at the other replica."""
 FOLLOWERS_OF_AN_OWNER, FOLLOWED = 10, 50
 SETTINGS = {
     "ARGON2_MEMORY_KIB": "32",
@@ -51,7 +51,7 @@ END_LISTENERS = f"SELECT count(pg_terminate_backend(pid)) {OTHERS} AND query = '
 def replicas(
     project: Project, directory: Path, number: int, **settings: str
 ) -> Iterator[tuple[str, list[Server]]]:
-    """Run so many servers on a new database, and give its URL too. They stop without an error."""
+    """Run servers on a new database; yield its URL and the servers. They stop without an error."""
     with project.new_database() as url, ExitStack() as stack:
         project.check("uv", "run", "alembic", "upgrade", "head", DATABASE_URL=url)
         env = {**os.environ, **SETTINGS, **settings, "DATABASE_URL": url}
@@ -69,7 +69,7 @@ def replicas(
 
 
 async def query(project: Project, url: str, statement: str) -> int:
-    """Run a statement, and return the number that it gives."""
+    """Run a statement, and return the number that it selects."""
     python = str(project.path / ".venv/bin/python")
     said = await asyncio.to_thread(project.check, python, "-c", RUN, statement, DATABASE_URL=url)
     return int(said)
@@ -77,7 +77,7 @@ async def query(project: Project, url: str, statement: str) -> int:
 
 @dataclass
 class Owner:
-    """A user, and what the followers must be told."""
+    """A user, and the items that followers must be told about."""
 
     authorization: dict[str, str]
     created: list[int] = field(default_factory=list)
@@ -85,7 +85,7 @@ class Owner:
 
 
 async def sign_up(client: httpx.AsyncClient, name: str) -> Owner:
-    """Make an account."""
+    """Create an account."""
     account = {"email": f"{name}@example.com", "password": "correct horse battery"}
     response = await client.post("/users", json=account)
     assert response.status_code == 201, response.text
@@ -102,7 +102,7 @@ async def create(client: httpx.AsyncClient, owner: Owner, title: str) -> None:
 
 
 class Follower:
-    """A client that follows the feed, and keeps what it was told."""
+    """A client that follows the feed, and keeps the events."""
 
     def __init__(self, owner: Owner) -> None:
         self.owner = owner
@@ -111,7 +111,7 @@ class Follower:
         """The ids of the events and their items."""
 
     async def follow(self, client: httpx.AsyncClient, until: int) -> None:
-        """Go on after the last event that was received, until so many have been."""
+        """Continue after the last received event, until it has received this many."""
         headers = dict(self.owner.authorization)
         if self.events:
             headers["Last-Event-ID"] = str(self.events[-1][0])
@@ -131,11 +131,11 @@ class Follower:
         raise AssertionError("The stream has ended.")
 
     def note(self, event_id: int, item_id: int) -> None:
-        """Keep what was received."""
+        """Keep an event."""
         self.events.append((event_id, item_id))
 
     def check(self) -> None:
-        """Check that all events have been received, once each, and in order."""
+        """Check that it has received all events, once each, and in order."""
         ids = [event_id for event_id, _ in self.events]
         assert ids == sorted(set(ids))
         assert sorted(item_id for _, item_id in self.events) == sorted(self.owner.created)
@@ -201,7 +201,7 @@ async def check_that_many_share_a_connection(project: Project, url: str, server:
     async with client_of(server) as client:
         owners = [await sign_up(client, f"user{number}") for number in range(FOLLOWED)]
         followers = [Follower(owner) for owner in FOLLOWERS_OF_AN_OWNER * owners]
-        assert await query(project, url, COUNT) == 1  # for the requests
+        assert await query(project, url, COUNT) == 1  # the one for requests
         async with asyncio.timeout(ENDS_WITHIN), asyncio.TaskGroup() as tasks:
             for follower in followers:
                 tasks.create_task(follower.follow(client, 2))

@@ -1,4 +1,4 @@
-"""What a team does in its first week breaks no test that is not its own, and no run goes mad."""
+"""A team's first week breaks none of the template's tests, and no run gets out of hand."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_required_setting_breaks_nothing(project: Project, copy: Path) -> None:
 def test_managed_tests_demand_nothing_of_the_application(project: Project, copy: Path) -> None:
     for edit in (NO_STATE, LOG_IN_EVERYWHERE, REFUSE):
         plant(edit, copy)
-    # What the team's own OpenAPI document does not declare is for the team to hear of.
+    # The tests of the OpenAPI document are the team's: they may demand a declaration.
     code, output = run_tests(project, copy, "-n", "2", "--ignore=tests/openapi")
     assert code == pytest.ExitCode.OK, output
 
@@ -141,7 +141,7 @@ def test_what_all_tests_need_fails_once(
     break_it(copy)
     code, output = run_tests(project, copy, "-n", workers)
     assert code != pytest.ExitCode.OK, output
-    # A few lines for each worker and for each test that brings a loop of its own; not thousands.
+    # A few lines for each worker, and for each test with its own event loop; not thousands.
     assert len(output.splitlines()) < 150, output
     for reason in reasons:
         assert reason in output

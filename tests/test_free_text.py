@@ -1,4 +1,4 @@
-"""Whatever people write is refused with a good sentence, or gets into the files unharmed."""
+"""Whatever people write is either refused with a clear message, or kept exactly in the files."""
 
 import keyword
 import re
@@ -28,13 +28,13 @@ from tests.promises import (
 from tests.quickly import plain_copy, render_files
 from tests.rendering import Answers, run
 
-# ruff: noqa: RUF001 (letters that look like others are what this is about)
+# ruff: noqa: RUF001 (this tests letters that look like others)
 LONGEST = {"project_name": 40, "description": 200, "author_name": 100, "author_email": 254}
 LINES = ["project_name", "description", "author_name"]  # any line of text will do
 
 # ---- What people may write ----
 
-# What means something to Jinja, Python, YAML, TOML, Markdown, HTML or a shell.
+# Texts with a meaning in Jinja, Python, YAML, TOML, Markdown, HTML or a shell.
 ODD_WORDS = r"""
 " ' \ ` ''' \" \' \n \u0041 \N{BULLET} { } {{ }} {% %} {# #} {{x}} {%raw%} ${{ }} # ## -
 --- - : , . ? ! !! & * &a *a %d %s %(here)s $ ${HOME} $(id) `id` | > < << ~ @ = == + ++ _ __
@@ -55,14 +55,14 @@ SLUGS = st.from_regex(r"[a-z0-9]{1,9}(-[a-z0-9]{1,9}){0,3}", fullmatch=True)
 
 
 def plausible(longest: int) -> st.SearchStrategy[str]:
-    """Words, among them odd ones."""
+    """Words, some of them odd."""
     words = st.lists(PIECES, min_size=1, max_size=8)
     lines = st.builds(lambda glue, words: glue.join(words), st.sampled_from([" ", ""]), words)
     return lines.map(lambda line: line[:longest].strip()) | st.sampled_from(NAMES)
 
 
 def wild(longest: int) -> st.SearchStrategy[str]:
-    """What a paste or a program may bring."""
+    """Text as somebody may paste it, or a program may generate it."""
     return st.one_of(
         st.text(),
         st.text(min_size=1).map(lambda text: (text * longest)[: longest + 1]),
@@ -73,7 +73,7 @@ def wild(longest: int) -> st.SearchStrategy[str]:
 
 @st.composite
 def answer_sets(draw: st.DrawFn) -> dict[str, object]:
-    """Answers to nearly all questions, one of them perhaps wild."""
+    """Answers to nearly all questions; one of them may be wild."""
     people = ["ada", "o'ada+x", "ada.b", "{{x}}", "#ada", "$(id)", "~", "*", "é", "1e3", "-"]
     domains = ["example.com", "exämple.com", "a.b.example", "日本.jp", "x_y.z"]
     answers: dict[str, object] = {
@@ -89,11 +89,11 @@ def answer_sets(draw: st.DrawFn) -> dict[str, object]:
     return answers
 
 
-# ---- What must become of it ----
+# ---- What must happen to it ----
 
 
 class Trial:
-    """Answer sets that were tried, and what came of them."""
+    """Renders sets of answers, and counts the results."""
 
     def __init__(self, template: Path, directory: Path) -> None:
         self.template = template
@@ -103,7 +103,7 @@ class Trial:
         self.offered: set[tuple[str, str]] = set()
 
     def give(self, answers: Answers) -> Files | None:
-        """Render; return the files, or None when the answers were refused, as they have to be."""
+        """Render; return the files, or None if the answers are refused. Check either result."""
         project = self.directory / "my-service"
         try:
             files = render_files(self.template, project, answers)
@@ -114,7 +114,7 @@ class Trial:
             return None
         check_acceptance(answers)
         slug = yaml.safe_load(files[ANSWERS_FILE])["project_slug"]
-        # Those that look for words would find them in what people write.
+        # These checks look for words, which people may have written.
         looking = {check_nothing_is_left, check_nothing_speaks_of_what_was_not_asked_for}
         checks = [each for each in CHECKS if each not in looking]
         check(files, {**DEFAULTS, "project_slug": slug, **answers}, checks)
@@ -126,14 +126,14 @@ class Trial:
         return files
 
     def end(self) -> None:
-        """Check what costs too much to check for each."""
+        """Run the checks that are too slow to run for each set."""
         check_with_ruff(self.directory)
         for name, value in self.offered:
             assert self.give({name: value}), f"check_refusal: {name}: {value} is refused itself"
 
 
 def check_refusal(said: str, answers: Answers) -> tuple[str, str]:
-    """The right question is named, and an answer that is accepted; return both."""
+    """Check that a refusal names the question, and suggests an answer; return both."""
     match = re.search(r"question '(\w+)': .*Try: (.+)$", said, re.MULTILINE)
     assert match, f"check_refusal: {said}"
     name, value = match.groups()
@@ -146,7 +146,7 @@ def check_refusal(said: str, answers: Answers) -> tuple[str, str]:
 
 
 def check_acceptance(answers: Answers) -> None:
-    """Nothing was accepted that surprises."""
+    """Check that the accepted answers contain no surprises."""
     for name, longest in LONGEST.items():
         text = str(answers.get(name, DEFAULTS[name]))
         assert 0 < len(text) <= longest, f"check_acceptance: {name} has {len(text)} characters"
@@ -162,7 +162,7 @@ def is_plain(text: str, longest: int) -> bool:
 
 
 def is_unseen(character: str) -> bool:
-    """Say whether it can be neither seen nor joins what can be seen, as in some emoji."""
+    """Return whether a character is invisible, and does not join visible ones, as in emoji."""
     kind = unicodedata.category(character)
     return kind in {"Cc", "Cs", "Zl", "Zp"} or character in UNSEEN
 

@@ -1,4 +1,4 @@
-"""The interview: what a person at a terminal of 80 columns is asked, may answer, and is told."""
+"""The interview: what a person at a terminal of 80 columns is asked, can answer, and is told."""
 
 import os
 import re
@@ -83,7 +83,7 @@ def test_choices_are_picked_with_the_arrow_keys(interview: Callable[..., Intervi
 def test_a_bad_answer_is_refused_with_the_reason_and_asked_for_again(
     name: str, bad: str, sentence: str, good: str, interview: Callable[..., Interview]
 ) -> None:
-    """The terminal has one line for the reason, and shows it whole."""
+    """The terminal has one line for the reason, and shows it completely."""
     person = interview(f"--ask={name}")
     order = [each for each in QUESTIONS if each in {*ASKED, name}]
     person.answer_rest(order[: order.index(name)])
@@ -101,7 +101,7 @@ def test_questions_and_closing_words_fit_the_terminal(interview: Callable[..., I
     person.answer_rest(ASKED[: ASKED.index("database")])
     person.answer("database", DOWN + ENTER)
     person.answer_rest(QUESTIONS[ASKED.index("database") + 1 :])
-    lines = person.finish().replace("🎤", "\n??").splitlines()  # which is two columns wide
+    lines = person.finish().replace("🎤", "\n??").splitlines()  # both are two columns wide
     assert sum(line.startswith("??") for line in lines) >= len(QUESTIONS)
     assert not [line for line in lines if len(line) > WIDTH]
 

@@ -1,4 +1,4 @@
-"""The isolation proofs hold wherever they can run, and each part of the harness is needed."""
+"""The proofs of isolation pass wherever they can run, and need each part of the harness."""
 
 import os
 import re
@@ -11,10 +11,10 @@ from tests.mutants import Mutant, copied, run_tests, run_with
 from tests.rendering import Project, run
 from tests.test_faulty import deviations
 
-# Taken before the environment is cleaned: a server of one's own, as a team has in its CI.
+# Read before the environment is cleaned: an external server, as teams have in CI.
 EXTERNAL = os.environ.get("TEST_DATABASE_URL")
 BACKWARDS = "def pytest_collection_modifyitems(items): items.reverse()"
-# One process for all orders: what one leaves behind would show in the next.
+# One process for all orders: whatever one leaves behind shows in the next.
 TWENTY_TIMES_SHUFFLED = """
 import copy
 import random
@@ -354,7 +354,7 @@ MUTANTS = [
 
 
 def prove(project: Project, directory: Path, *options: str, **env: str) -> tuple[int, str]:
-    """Run the proofs in a copy of the project; return exit code and output."""
+    """Run the proofs in a copy of the project; return the exit code and the output."""
     return run_tests(project, copied(project, directory), "tests/isolation", *options, **env)
 
 
@@ -362,7 +362,7 @@ def prove(project: Project, directory: Path, *options: str, **env: str) -> tuple
 def database(
     request: pytest.FixtureRequest, installed: Installed
 ) -> tuple[Project, dict[str, str]]:
-    """A project, and the environment that makes its tests run on one of the databases."""
+    """A project, and the environment for its tests to run on one of the databases."""
     if request.param == "sqlite":
         return installed("core"), {}
     if request.param == "postgresql embedded":

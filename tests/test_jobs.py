@@ -1,4 +1,4 @@
-"""Real workers, killed in the middle of their jobs: what was acknowledged is run."""
+"""Real workers that are killed in the middle of their jobs: every acknowledged job runs."""
 
 import asyncio
 import itertools
@@ -25,12 +25,12 @@ from tests.test_database import Checkout
 REQUESTS = 2000
 CLIENTS = 16
 KILLS = 10
-"""Of workers and of web processes, in turn."""
+"""How often a process is killed: a worker or a web process, in turn."""
 CONCURRENCY = 10
-"""The jobs that a worker runs at once."""
+"""How many jobs a worker runs at once."""
 HEARTBEAT_TIMEOUT = 5
 ENDS_WITHIN = 60.0
-"""Seconds after the last request in which all jobs have run."""
+"""Seconds after the last request in which all jobs must run."""
 STARTS_WITHIN = 60.0
 
 ENV = {
@@ -42,7 +42,7 @@ ENV = {
     "UVICORN_TIMEOUT_GRACEFUL_SHUTDOWN": "2",
 }
 
-# A row and a job for each request; the job says which process has begun it, and which has ended it.
+# Each request writes a row and a job; the job stores which process runs it, and when.
 FEATURE = """
 import asyncio
 import os
@@ -111,7 +111,7 @@ RUNS = (
 
 @dataclass
 class Process:
-    """A process that is started again when it was killed, as a supervisor does."""
+    """A process that is started again after it was killed, as by a supervisor."""
 
     command: tuple[str, ...]
     cwd: Path
@@ -127,7 +127,7 @@ class Process:
             )  # fmt: skip
 
     def kill(self) -> int:
-        """Kill it; return its number."""
+        """Kill it; return its process id."""
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -161,7 +161,7 @@ class Deployment:
         return {**os.environ, **ENV, **self.checkout.env}
 
     def start(self, name: str, *command: str, **env: str) -> Process:
-        """Start a process, which ends with the test."""
+        """Start a process that ends with the test."""
         binary, *arguments = command
         path = str(self.project.path / ".venv/bin" / binary)
         process = Process(
@@ -190,14 +190,14 @@ class Deployment:
         return rows
 
     def is_idle(self) -> bool:
-        """Say whether no job waits or runs."""
+        """Return whether no job is waiting or running."""
         return self.sql("SELECT count(*) FROM pgqueuer") == [[0]]
 
 
 def eventually(
     is_so: Callable[[], bool], within: float, describe: Callable[[], object] = lambda: ""
 ) -> None:
-    """Wait until it is so. Raises AssertionError."""
+    """Wait until `is_so` returns True. Raises AssertionError if it does not `within` seconds."""
     deadline = time.monotonic() + within
     while not is_so():
         assert time.monotonic() < deadline, describe()
@@ -206,7 +206,7 @@ def eventually(
 
 @pytest.fixture
 def deployment(installed: Callable[[str], Project], tmp_path: Path) -> Iterator[Deployment]:
-    """A project whose feature writes a row and a job for each request; its database runs."""
+    """A project with a feature that writes a row and a job for each request, and its database."""
     project, port = installed("postgresql"), free_port()
     url = f"postgresql+asyncpg://postgres@localhost:{port}/my-service"
     with new_directory("checkout") as directory, ExitStack() as stack:
@@ -234,9 +234,9 @@ def migrated(deployment: Deployment) -> Iterator[None]:
 
 @dataclass
 class Clients:
-    """Clients of two web processes, and what they were told.
+    """Clients of two web processes, and the responses that they received.
 
-    As behind a proxy, they turn to the other process when one does not answer.
+    Like a proxy, they try the other process if one does not answer.
     """
 
     urls: list[str]
@@ -251,7 +251,7 @@ class Clients:
         return len(self.kept) + len(self.rolled_back)
 
     async def run(self) -> None:
-        """Make requests until enough are answered."""
+        """Make requests until enough of them are answered."""
         keys = itertools.count(1)
         async with asyncio.TaskGroup() as group:
             for number in range(CLIENTS):
@@ -341,7 +341,7 @@ def test_killed_processes_and_a_restart_of_the_database_lose_no_job(
 
 
 def check(runs: list[list[Any]], clients: Clients, chaos: Chaos) -> int:
-    """Check which jobs have run, and why some have run twice; return how many have."""
+    """Check which jobs have run, and why some have run again; return the number of repeats."""
     by_key: dict[int, list[list[Any]]] = defaultdict(list)
     for key, *others in runs:
         by_key[key].append(others)
@@ -355,7 +355,7 @@ def check(runs: list[list[Any]], clients: Clients, chaos: Chaos) -> int:
             repeated += 1
             in_outage = began < ended_outage + 1 and (end is None or end > began_outage - 1)
             assert process in chaos.killed or in_outage, f"{key} was run twice: {found}"
-    # Killed workers and one restart; the two that live through it, at most.
+    # At most, the jobs of each killed worker, and of two workers that live through one restart.
     assert repeated <= (KILLS // 2 + 2) * CONCURRENCY
     return repeated
 
@@ -374,7 +374,7 @@ def test_worker_that_is_told_to_stop_finishes_its_jobs_or_gives_them_back(
         eventually(lambda: len(deployment.sql("SELECT id FROM runs")) == 2, 30, worker.text)
         assert worker.stop() == 0, worker.text()
         assert "The worker has stopped" in worker.text()
-        # The short one is done; the long one waits, and nobody waits for its heartbeat to end.
+        # The short job is done; the long one is back in the queue, without a heartbeat to wait for.
         assert deployment.sql("SELECT key FROM runs WHERE ended IS NOT NULL") == [[1]]
         waits = "SELECT status::text, queue_manager_id::text, attempts FROM pgqueuer"
         assert deployment.sql(waits) == [["queued", None, 1]]

@@ -1,4 +1,4 @@
-"""A real server under load, and killed under load: no acknowledged write is lost."""
+"""A real server under load, even if it is killed, loses no acknowledged write."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.test_server import PRODUCTION
 UNLIMITED = {"ARGON2_MEMORY_KIB": "32", "ARGON2_TIME_COST": "1"}
 UNLIMITED |= {"LOG_INS_PER_ACCOUNT": "100000", "LOG_INS_PER_CLIENT": "100000"}
 
-# Prints what the tables contain.
+# Prints the contents of the tables.
 READ_TABLES = """
 import asyncio, json, os
 from sqlalchemy import text

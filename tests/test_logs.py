@@ -53,7 +53,7 @@ def use(client: httpx.Client, project: Project) -> None:
     client.get("/livez")
     client.get("/nowhere/1?token=hunter2")
     client.get("/talk/a%0A%7B%22event%22:%22forged%22%7D", headers={"X-Request-ID": "r-1"})
-    # The server ends the connection of a request that fails.
+    # The server closes the connection of a request that fails.
     failed = httpx.get(f"{client.base_url}/fail", headers={"X-Request-ID": "r-2"})
     assert failed.json()["request_id"] == "r-2"
     client.get("/livez", headers={"X-Request-ID": "forged id"})
@@ -76,7 +76,7 @@ def use(client: httpx.Client, project: Project) -> None:
 
 
 def lines_of(server: Server) -> list[dict[str, Any]]:
-    """Return the lines of the log; what the command prints before it starts is none."""
+    """Return the lines of the log, without what the command prints before it starts."""
     log = server.stop()
     printed, _, lines = log.partition("{")
     assert "Traceback" not in printed
@@ -123,7 +123,7 @@ def check_requests(lines: list[dict[str, Any]], project: Project) -> None:
 
 
 def check_other_lines(lines: list[dict[str, Any]]) -> None:
-    """All who log write such lines, and those of a request have its id."""
+    """All loggers write such lines, and those of a request have its id."""
     said = {line["event"].split("\n")[0] for line in lines}
     server = {"Waiting for application startup.", "Application shutdown complete."}
     assert server | {"My Service starts"} <= said

@@ -1,4 +1,4 @@
-"""What others have written moves onto a project without an edit of what is managed."""
+"""An existing service moves onto a project without edits of managed files."""
 
 from pathlib import Path
 
@@ -156,7 +156,7 @@ def test_own_engine_and_settings_read_at_import_are_those_of_the_tests(
     (copy / ".env").write_text("API_KEY=mine\nDATABASE_URL=sqlite+aiosqlite:///./mine.db")
     env = {"API_KEY": "mine", "DATABASE_URL": "sqlite+aiosqlite:///./mine.db"}
     _, output = run_tests(project, copy, "tests/test_own.py", **env)
-    # What was refused is raised again after the test.
+    # Refusals are raised again after the test.
     assert "3 passed, 1 error" in output
     assert "ERROR tests/test_own.py::test_rolled_back" in output
 
@@ -190,7 +190,7 @@ def test_fixture_of_a_folder_takes_the_place_of_one_for_all(project: Project, co
     (folder / "test_client.py").write_text(TEST_OF_CLIENT, encoding="utf-8")
     code, output = run_tests(project, copy, "tests/orders")
     assert code == pytest.ExitCode.OK, output
-    # One that is hidden by the template's would be passed over in silence.
+    # A fixture that the template's overrides would otherwise be ignored silently.
     (folder / "conftest.py").unlink()
     with (copy / "tests/fixtures.py").open("a", encoding="utf-8") as fixtures:
         fixtures.write(CLIENT.replace("from tests.conftest import", "MakeClient = None  #"))

@@ -1,4 +1,4 @@
-"""Every fault that is planted, however rarely, still meets the code that it breaks."""
+"""Every fault that tests plant, however rarely, still matches the code that it breaks."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""No test takes another one down: culprits, and the tests after them, in a rendered project."""
+"""No test breaks another one: culprits, and the tests after them, in a rendered project."""
 
 import shutil
 from collections import Counter
@@ -19,19 +19,19 @@ ORDERS = {
     "in random order": (),
     "by four workers": ("-n", "4"),
 }
-# What keeps a culprit from being one: another database, or a driver that projects do not have.
+# Why a culprit is skipped: it needs another database, or a driver that projects do not have.
 NOT_HERE = {
     "sqlite": ("needs postgresql",),
     "postgresql": ("needs sqlite", "needs psycopg"),
 }
-# What pytest calls them in its report.
+# The outcomes, as the elements of pytest's report are called.
 KINDS = {
     "failure": "failed",
     "error": "failed",
     "pytest.skip": "skipped",
     "pytest.xfail": "xfailed",
 }
-# As many as a process gets done before `run` loses its patience.
+# As many repetitions as a process finishes before `run` times out.
 REPETITIONS, PROCESSES = 10, 8
 REPEATED = f"""
 import copy
@@ -55,7 +55,7 @@ Database = tuple[str, Project, dict[str, str]]
 
 
 class Result(NamedTuple):
-    """How a test has ended."""
+    """The result of a test."""
 
     name: str
     properties: dict[str, str]
@@ -67,7 +67,7 @@ class Result(NamedTuple):
         return "culprit" in self.properties
 
     def is_for_another_database(self, database: str) -> bool:
-        """Say whether the culprit is none on `database`, or wants a driver that is not there."""
+        """Return whether the culprit needs another database, or a driver that is not installed."""
         return self.kind == "skipped" and any(why in self.message for why in NOT_HERE[database])
 
     @property
@@ -80,7 +80,7 @@ class Result(NamedTuple):
 
 @pytest.fixture(params=["sqlite file", "postgresql embedded", "postgresql external"])
 def database(request: pytest.FixtureRequest, installed: Installed) -> Database:
-    """The kind of a database, a project, and the environment that lets its tests run on it."""
+    """The kind of database, a project, and the environment for its tests to run on it."""
     if request.param == "sqlite file":
         return "sqlite", installed("core"), {}
     if request.param == "postgresql embedded":
@@ -91,7 +91,7 @@ def database(request: pytest.FixtureRequest, installed: Installed) -> Database:
 
 
 def run_pairs(project: Project, directory: Path, *options: str, **env: str) -> list[Result]:
-    """Run the pairs in a copy of the project, to the last one."""
+    """Run all pairs in a copy of the project."""
     copy = copied(project, directory)
     shutil.copytree(NEIGHBOURS, copy / "tests/neighbours", dirs_exist_ok=True)
     report = copy / "report.xml"
@@ -103,7 +103,7 @@ def run_pairs(project: Project, directory: Path, *options: str, **env: str) -> l
 
 
 def results_in(report: Path) -> Iterator[Result]:
-    """Read how the tests have ended."""
+    """Read the results of the tests."""
     for case in ElementTree.parse(report).iter("testcase"):
         properties = {each.attrib["name"]: each.attrib["value"] for each in case.iter("property")}
         ends = [end for end in case if end.tag in {"failure", "error", "skipped"}]

@@ -1,4 +1,4 @@
-"""A feature is added by the steps of the project's README; mistakes on the way are explained."""
+"""Add a feature by the steps of the project's README; mistakes on the way are explained."""
 
 import re
 import shlex
@@ -14,7 +14,7 @@ from tests.mutants import Mutant, copied, failures, plant, run_tests
 from tests.rendering import ROOT, Project, run
 
 FEATURE = ROOT / "tests/orders"
-# What has no file of its own: what to edit where the README names one of these.
+# The edits to make if the README names one of these files.
 EDITS = {
     "app/models.py": ("\\Z", "\nfrom app.orders.models import Order, OrderLine\n"),
     "app/main.py": (
@@ -23,7 +23,7 @@ EDITS = {
     ),
 }
 LONGER = Mutant("a change with rows", "app/orders/models.py", "String(100)", "String(200)")
-# The feature's tests, and those of the whole application; calling all operations takes long.
+# The tests of the feature and of the whole application, without the slow call of all operations.
 TESTS = "-k 'orders or core or document'"
 STORE = """
 import asyncio
@@ -60,14 +60,14 @@ asyncio.run(count())
 
 
 class Step(NamedTuple):
-    """What the README says: files to write or to edit, and commands to run after that."""
+    """A step of the README: files to write or edit, and commands to run afterwards."""
 
     files: list[str]
     commands: list[str]
 
 
 def read_steps(readme: str) -> tuple[list[str], list[Step]]:
-    """Return what is to be run after each step, and the steps."""
+    """Return the commands to run after each step, and the steps."""
     [section] = re.findall(r"^## Add a feature$(.*?)^## ", readme, re.MULTILINE | re.DOTALL)
     section = section.replace("<feature>", "orders")
     after_each, *steps = re.split(r"^\d\. ", section, flags=re.MULTILINE)
@@ -77,7 +77,7 @@ def read_steps(readme: str) -> tuple[list[str], list[Step]]:
 
 
 def commands_in(text: str) -> list[str]:
-    """Return the lines of the blocks of shell commands."""
+    """Return the shell commands in a text."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL)
     return [line.strip() for block in blocks for line in block.splitlines()]
 
@@ -95,7 +95,7 @@ def write(copy: Path, name: str) -> None:
 
 
 class Newcomer:
-    """Runs what the README says, in a copy of a project."""
+    """Follows the README in a copy of a project."""
 
     def __init__(self, project: Project, copy: Path, database_url: str) -> None:
         self.copy = copy
@@ -110,7 +110,7 @@ class Newcomer:
         }
 
     def run(self, *commands: str) -> str:
-        """Run commands, of which no tool may complain, and return what the last one says."""
+        """Run commands that must succeed, and return the output of the last one."""
         for command in commands:
             done = run("sh", "-c", command, cwd=self.copy, env=self._environment)
             assert done.returncode == 0, f"{command}: {done.stdout}"

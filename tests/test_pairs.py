@@ -1,4 +1,4 @@
-"""Each two choices meet in a project that is installed, checked and started."""
+"""Every two choices meet in a project that is installed, checked and started."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ FIRST = 4
 
 
 def marks(number: int, answers: Answers) -> list[pytest.MarkDecorator]:
-    """Let projects on the same Python share a worker, and so a workshop."""
+    """Let projects on the same Python share a worker, and with it a workshop."""
     group = pytest.mark.xdist_group(f"pairs on {answers['python_version']}")
     return [group, pytest.mark.ci if number < FIRST else pytest.mark.slow]
 

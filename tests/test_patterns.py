@@ -1,4 +1,4 @@
-"""Each pattern of docs/patterns.md is shown by tests that run, pass, and can fail."""
+"""Each pattern in docs/patterns.md has tests that run, pass, and can fail."""
 
 import re
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tests.rendering import ROOT, Project
 
 DOCS = (ROOT / "docs/patterns.md").read_text(encoding="utf-8")
 
-# What people look for. A pattern may be shown by other tests one day, but not go.
+# The patterns that people look for. Other tests may show a pattern one day, but none may go.
 PATTERNS = [
     "Async tests without a marker",
     "`AsyncClient` over ASGI",
@@ -46,12 +46,12 @@ PATTERNS = [
     "Migrations",
     "The test run",
 ]
-# Shown by a test of this module, and by commands.
+# A test in this module and commands show these.
 ELSEWHERE = {"pytest-asyncio", "The test run"}
 
 
 def table(text: str) -> dict[str, list[str]]:
-    """Read the table of patterns: the ids of the tests that show each."""
+    """Read the table of patterns: each pattern, and the ids of its tests."""
     rows = text.split("| pattern | test")[1].split("\n\n", maxsplit=1)[0].splitlines()[2:]
     return {
         re.sub(r"^\*\*(.+?)\*\*.*", r"\1", cells[1]): re.findall(r"`(tests/\S+::\w+)`", cells[2])
@@ -90,7 +90,7 @@ def test_the_readme_of_the_service_has_the_same_table(rendered: Callable[..., Pa
 def test_every_test_of_the_table_is_there(project: Project) -> None:
     wanted = sorted({node_id for ids in IN_THE_PROJECT.values() for node_id in ids})
     code, output = run_tests(project, project.path, "--collect-only", *wanted)
-    assert code == 0, output  # so each is there; tests/test_project.py runs them
+    assert code == 0, output  # so each exists; tests/test_project.py runs them
 
 
 @with_projects("default")
@@ -127,7 +127,7 @@ def test_the_commands_run_the_tests(default_project: Project, tmp_path: Path) ->
             assert signs[options] in output
 
 
-# ---- Beside pytest-asyncio ----
+# ---- Next to pytest-asyncio ----
 
 BESIDE = """
 import asyncio
@@ -171,7 +171,7 @@ async def test_with_theirs(loop_of_pytest_asyncio: asyncio.AbstractEventLoop) ->
 
 
 def run_beside(project: Project, directory: Path, configuration: str, *options: str) -> str:
-    """Run the tests of both plugins in a copy of the project; return how it ended."""
+    """Run the tests of both plugins in a copy of the project; return the result."""
     copy = copied(project, directory)
     file = copy / "pytest.toml"
     inherited = file.read_text(encoding="utf-8").replace('anyio_mode = "auto"\n', "")
@@ -558,7 +558,7 @@ def test_fault_in_the_service_is_caught_by_its_pattern(
     record_property: Callable[[str, object], None],
 ) -> None:
     ids = TESTS[watched.pattern]
-    options = ("-o", "timeout=10", *ids)  # what hangs is cancelled sooner
+    options = ("-o", "timeout=10", *ids)  # cancels a test that hangs sooner
     code, output, failed = run_with(watched.mutant, default_project, tmp_path / "copy", *options)
     caught_by = [node_id for node_id in failed if node_id.split("[")[0] in ids]
     assert code == 1, f"survived: {watched.mutant.name}\n{output}"

@@ -1,4 +1,4 @@
-"""A rendered project, used as its owner would; test_pairs.py runs its checks with all answers."""
+"""Use a rendered project as its owner would; test_pairs.py runs its checks for all answers."""
 
 import re
 from collections.abc import Callable
@@ -14,10 +14,10 @@ MAY_WAIT = (
     "tests/items/",
     *(f"tests/core/test_{name}.py" for name in ("jobs", "notifications", "unavailable", "worker")),
 )
-"""Tests of streams and schedules that go by the clock, and of what another process does."""
+"""Tests of streams and schedules that depend on the clock, and of other processes."""
 
-# Writes down which tests waited for a clock: a timer of the event loop that went off, or a sleep.
-# What limits the time of a test may go off on a slow machine; nobody waits for that.
+# Records which tests waited for a clock: for a timer of the event loop, or in a sleep.
+# Time limits may expire on a slow machine, but nothing waits for them.
 WATCH = """
 import asyncio
 import os
@@ -72,7 +72,7 @@ time.sleep = noting_sleep
 
 @pytest.fixture(autouse=True)
 def left_as_it_was(project: Project) -> None:
-    """Nothing that the tests before this one ran has changed a file."""
+    """Check that the tests before this one have changed no file."""
     assert git("status", "--porcelain", cwd=project.path) == ""
 
 

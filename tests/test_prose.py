@@ -1,6 +1,6 @@
-"""What people read is written in plain English: spelling, grammar and wordiness are checked.
+"""Everything that people read is in plain English: check spelling, grammar and wordiness.
 
-Harper checks spelling and grammar, proselint wordiness. `tests/words.txt` has the words that
+Harper checks spelling and grammar, proselint wordiness. `tests/words.txt` lists the words that
 Harper does not know.
 """
 
@@ -17,7 +17,7 @@ from tests.rendering import ROOT, render, run
 
 TOOLS = Path(sys.executable).parent
 WORDS = ROOT / "tests/words.txt"
-# Rules of taste that we do not follow, and rules that take code or tables for prose.
+# Rules of style that we do not follow, and rules that mistake code or tables for prose.
 HARPER_IGNORES = [
     "CompoundNouns",
     "Dashes",
@@ -42,7 +42,7 @@ HARPER_IGNORES = [
     "UseTitleCase",
 ]
 PROSELINT_IGNORES = re.compile(r"typography\.|lexical_illusions|dates_times")
-# What nobody would say, and what to say instead; more of this kind is in CONTRIBUTING.md.
+# Phrases that nobody would say, and what to say instead; CONTRIBUTING.md has more.
 PHRASES = {
     r"in an? order of chance": "in random order",
     r"belongs? into": "belongs in",
@@ -97,7 +97,7 @@ def phrases(text: str) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def documents(template: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The pages of this repository, and the README of a project."""
-    # Written from docstrings and messages, which are checked where they are.
+    # Generated from docstrings and messages, which are checked in their sources.
     generated = {f"docs/reference/{name}.md" for name in ("errors", "files")}
     project = render(template, tmp_path_factory.mktemp("prose") / "p", {"database": "postgresql"})
     return [*(ROOT / page for page in pages() if page not in generated), project / "README.md"]
@@ -116,7 +116,7 @@ def test_docstrings_and_comments_have_no_mistakes() -> None:
 def test_nothing_is_said_that_nobody_would_say(documents: list[Path]) -> None:
     for document in documents:
         text = document.read_text(encoding="utf-8")
-        if document.name == "CONTRIBUTING.md":  # which shows some
+        if document.name == "CONTRIBUTING.md":  # it shows some
             text = text.split("| instead of")[0]
         assert list(phrases(text)) == [], document
     for name in [*MODULES, *HARNESS]:

@@ -1,4 +1,4 @@
-"""The Pythons: the same wherever a file has to name them."""
+"""Python versions: all files that must name them agree."""
 
 import re
 import tomllib
@@ -29,7 +29,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def named_in(file: Path) -> set[str]:
-    """Return the versions of Python 3 that a file speaks of, other than as an answer to give."""
+    """Return the versions of Python 3 that a file mentions, except as an answer to give."""
     pattern = r"(?<!python_version=)(?<![\d.])3\.\d\d\b"
     return set(re.findall(pattern, file.read_text(encoding="utf-8")))
 
@@ -64,14 +64,14 @@ def test_what_is_declared_is_what_is_supported(
 def test_a_python_without_the_embedded_server_is_not_taken_for_postgresql(
     rendered: Rendered,
 ) -> None:
-    """Else uv would take the newest that it finds, and fail to install."""
+    """Otherwise, uv would use the newest one that it finds, and fail to install."""
     metadata = read_toml(rendered(database="postgresql") / "pyproject.toml")
     [too_new] = re.findall(r'set TOO_NEW = "([\d.]+)"', MACROS)
     assert f"{too_new}.0" not in SpecifierSet(metadata["project"]["requires-python"])
 
 
 def test_ci_and_the_container_run_the_newest(oldest: str, rendered: Rendered) -> None:
-    """One Python, and the same: what CI has tested is what is deployed."""
+    """Both use the same version, so CI tests what is deployed."""
     newest = PYTHONS[-1]
     github, gitlab = (rendered(python_version=oldest, ci=ci) for ci in ("github", "gitlab"))
     job = read_yaml(github / ".github/workflows/ci.yml")["jobs"]["check"]
@@ -94,12 +94,12 @@ def test_the_linter_writes_for_the_oldest(database: str, oldest: str, rendered: 
 
 
 def test_the_type_checker_checks_for_the_python_that_runs_it(rendered: Rendered) -> None:
-    """So that a developer's and CI's may differ."""
+    """This allows a developer's version and CI's to differ."""
     assert "python_version" not in (rendered() / "mypy.ini").read_text(encoding="utf-8")
 
 
 def test_no_other_file_names_a_python(oldest: str, rendered: Rendered) -> None:
-    """The README, for one: an update would not reach it."""
+    """For example, the README: an update would not reach it."""
     project = rendered(python_version=oldest)
     naming = {
         file.relative_to(project).as_posix()
@@ -107,7 +107,7 @@ def test_no_other_file_names_a_python(oldest: str, rendered: Rendered) -> None:
         if file.is_file() and named_in(file)
     }
     ci = ".github/workflows/ci.yml"
-    script = "scripts/update.py"  # asks for what Copier needs, in an environment of its own
+    script = "scripts/update.py"  # requires what Copier needs, in its own environment
     assert naming == {".copier-answers.yml", "pyproject.toml", ci, "Dockerfile", script}
     assert named_in(project / script) == {PYTHONS[0]}
 

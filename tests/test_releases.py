@@ -1,4 +1,4 @@
-"""Releases: how they are made, what they may not change, and that each can still be had."""
+"""Releases: how to make one, what it must not change, and that each is still available."""
 
 import os
 import re
@@ -58,7 +58,7 @@ def test_a_release_is_in_the_history_and_states_its_version(release: str) -> Non
 def broken_promises(
     old: dict[str, dict[str, object]], new: dict[str, dict[str, object]]
 ) -> list[str]:
-    """Name what would change projects whose owners have not asked for it."""
+    """Name the changes that would affect projects whose owners did not ask for them."""
     broken = [f"{key} makes Copier ask for trust" for key in new if key in NEEDS_TRUST]
     before, now = questions(old), questions(new)
     broken += [f"{name} has no default" for name, it in now.items() if "default" not in it]
@@ -137,7 +137,7 @@ def write_command(file: Path, script: str) -> None:
 
 
 def make(repository: Path, version: str) -> tuple[int, str]:
-    """Run the script; return its exit code and what it said."""
+    """Run the script; return its exit code and output."""
     path = f"{repository.parent / 'bin'}{os.pathsep}{os.environ['PATH']}"
     command = (sys.executable, "scripts/release.py", version)
     done = run(*command, cwd=repository, env={"PATH": path})
@@ -195,10 +195,10 @@ def failing_tests(repository: Path) -> None:
 @pytest.mark.parametrize(
     ("hindrance", "sentence"),
     [
-        (not_committed, "Commit this first, or put it aside:\nM README.md"),
+        (not_committed, "Commit or stash this first:\nM README.md"),
         (on_a_branch, "Releases are made on main"),
-        (released_already, "7.0.0 is out; the next one has to be newer."),
-        (tagged_already, "There is a tag v7.0.0 already"),
+        (released_already, "7.0.0 is out; the next release must be newer."),
+        (tagged_already, "The tag v7.0.0 already exists"),
         (no_news, "has nothing under `## Unreleased`"),
         (failing_tests, "tests fail\n\nThey do not"),
     ],
@@ -219,4 +219,4 @@ def test_a_release_is_not_made(
 def test_a_version_has_to_be_one(repository: Path) -> None:
     code, said = make(repository, "seven")
     assert code == 2
-    assert "'seven' is no version; one is 0.2.0" in said
+    assert "'seven' is not a version like 0.2.0" in said

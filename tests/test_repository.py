@@ -1,4 +1,4 @@
-"""The repository: its README, its own commands, and the template read in place."""
+"""The repository: its README, its own commands, and the template's files in place."""
 
 import os
 import re
@@ -66,7 +66,7 @@ def test_no_lock_and_no_machine_is_in_the_repository() -> None:
 
 
 def requirements(pyproject: str) -> set[str]:
-    """Name the packages that a rendered pyproject.toml asks for."""
+    """Return the names of the packages that a rendered pyproject.toml requires."""
     read = tomllib.loads(pyproject)
     listed = [*read["project"]["dependencies"], *read["dependency-groups"]["dev"]]
     return {re.split(r"[\[>=<]", each)[0] for each in listed}
@@ -97,7 +97,7 @@ def test_the_types_of_the_tests_agree() -> None:
 
 @pytest.mark.ci
 def test_the_types_of_the_template_agree_in_place(default_project: Project) -> None:
-    # The few modules that hold Jinja are not there, so what they define is of type Any here;
+    # The few modules with Jinja are missing here, so their definitions have the type Any;
     # rendered projects are checked with them.
     mypy = default_project.path / ".venv/bin/mypy"
     options = ("--disable-error-code=import-not-found", "--no-warn-return-any")

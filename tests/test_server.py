@@ -1,4 +1,4 @@
-"""The real server, started as documented, on a migrated database."""
+"""A real server, started as documented, on a migrated database."""
 
 import os
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ PRODUCTION = {"ENVIRONMENT": "production", "SECRET_KEY": "a-key-that-nobody-else
 
 
 def use_and_stop(server: Server, project: Project) -> str:
-    """Use the server, stop it while a client follows a stream, and return what it said."""
+    """Use the server, stop it while a client follows a stream, and return its log."""
     with httpx.Client(base_url=server.url, timeout=20) as client:
         use(client, project)
         with stream_that_ends(client, project):
@@ -53,7 +53,7 @@ def use_example(client: httpx.Client) -> None:
 
 @contextmanager
 def stream_that_ends(client: httpx.Client, project: Project) -> Iterator[None]:
-    """Follow server-sent events without an end; the server has to end them whole."""
+    """Follow endless server-sent events; the server must end the stream properly."""
     if not project.has_example:
         yield
         return

@@ -1,4 +1,4 @@
-"""The documentation site: it builds strictly, its links lead somewhere, and it is up to date."""
+"""The documentation site builds without warnings, its links work, and it is up to date."""
 
 import importlib.util
 import re
@@ -22,7 +22,7 @@ REWRITE = "Run: uv run python scripts/{}.py"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The built site; a warning fails the build."""
+    """The built site; the build fails if there is a warning."""
     directory = tmp_path_factory.mktemp("documentation")
     shutil.copytree(ROOT / "docs", directory / "docs")
     shutil.copy(CONFIGURATION, directory)
@@ -87,7 +87,7 @@ def test_nothing_is_loaded_from_another_host(site: Path) -> None:
 
 
 def names_in(navigation: object) -> Iterator[str]:
-    """Name the pages in a part of the navigation."""
+    """Yield the names of the pages in a part of the navigation."""
     if isinstance(navigation, str):
         yield navigation
     elif isinstance(navigation, list):
@@ -121,7 +121,7 @@ def slug(heading: str) -> str:
 
 @pytest.mark.parametrize("page", list(pages()))
 def test_the_links_lead_somewhere_without_the_site_too(page: str) -> None:
-    """As on GitHub, and in an editor."""
+    """They must also work on GitHub, and in an editor."""
     text = (ROOT / page).read_text(encoding="utf-8")
     text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\((?!https?:|<)([^)\s]+)\)", text):
@@ -139,7 +139,7 @@ def script(name: str) -> ModuleType:
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where dataclasses look for it
+    sys.modules[name] = module  # dataclasses look for it there
     spec.loader.exec_module(module)
     return module
 

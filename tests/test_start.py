@@ -1,4 +1,4 @@
-"""What a service imports when it starts, and a test when it runs: each package takes its time."""
+"""What a service imports when it starts, and a test when it runs: each package costs time."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.conftest import with_projects
 from tests.rendering import Project
 
-# Without those that they need themselves.
+# Without their own dependencies.
 WITH_THE_EXAMPLE = {
     *("aiosmtplib", "email_validator", "httpx2", "jwt", "pwdlib", "pyrate_limiter"),
     *("python_multipart", "stamina"),
@@ -16,7 +16,7 @@ IMPORTED = {
     *("structlog", "opentelemetry", "pgqueuer"),
 }
 DRIVERS = {"sqlite": {"aiosqlite"}, "postgresql": {"asyncpg"}}
-# A server, a client or a tool for development among them would be one too many.
+# Their dependencies. There must be no server, client or development tool among them.
 NEEDED_BY_THESE = {
     *("_argon2_cffi_bindings", "_cffi_backend", "annotated_doc", "annotated_types", "argon2"),
     *(

@@ -1,4 +1,4 @@
-"""A real server is told to stop, under load and with open streams and sockets."""
+"""A real server stops under load, and with open streams and sockets."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ from tests.serving import Server, free_port, serving
 
 CLIENTS = 16
 REQUESTS = 300
-"""After so many responses the server is told to stop."""
+"""After this many responses, the server is told to stop."""
 SERVES_SLOWLY = Mutant(
     "endpoints that take their time",
     "app/main.py",
@@ -55,12 +55,12 @@ asyncio.run(count())
 
 
 class NotAnsweredError(Exception):
-    """Not a byte of a response has come: nobody listens, or has read the request."""
+    """No byte of a response has arrived: nobody listens, or nobody has read the request."""
 
 
 @dataclass
 class Load:
-    """Clients that create and read items, one request after the other, until nobody answers."""
+    """Clients that create and read items, one request after another, until nobody answers."""
 
     url: str
     token: str
@@ -86,7 +86,7 @@ class Load:
 
 
 def answer(client: httpx.Client, method: str, path: str, **options: Any) -> int:
-    """Return the status of a response that is whole. Raises NotAnsweredError if there is none."""
+    """Return the status of a complete response. Raises NotAnsweredError if there is none."""
     with ExitStack() as stack:
         try:
             response = stack.enter_context(client.stream(method, path, **options))
@@ -135,7 +135,7 @@ def test_no_request_is_cut_off_under_load(project: Project, workers: int, tmp_pa
                 said = server.stop()
                 for client in clients:
                     client.result(20)  # raises an error if a response is cut off
-                feed.read()  # and this one if the stream is
+                feed.read()  # this one does if the stream is cut off
                 assert close_code(follower) == CloseCode.SERVICE_RESTART
         stored = int(project.check("uv", "run", "python", "-c", COUNT, DATABASE_URL=url))
     assert set(load.answered) == {200, 201}
@@ -146,20 +146,20 @@ def test_no_request_is_cut_off_under_load(project: Project, workers: int, tmp_pa
 
 
 def close_code(client: ClientConnection) -> int | None:
-    """Read what is left, and say how the server has closed the connection."""
+    """Read the rest, and return the code with which the server has closed the connection."""
     with suppress(ConnectionClosed):
         while True:
             client.recv(timeout=20)
     return client.close_code
 
 
-# What a client asks for, and how the response to it begins and ends when the server stops.
+# The requests, and how the response to each begins and ends when the server stops.
 STOPPED = {
     "GET /slow?seconds=1": (b"HTTP/1.1 200 OK", b'"done"'),
     "GET /slow?seconds=60": (b"HTTP/1.1 503 Service Unavailable", b"}"),
     "POST /upload": (b"HTTP/1.1 503 Service Unavailable", b"}"),
     "GET /events": (b"HTTP/1.1 200 OK", b"\r\n0\r\n\r\n"),
-    "GET /lines": (b"HTTP/1.1 200 OK", b"}\n\r\n"),  # not as if it were whole
+    "GET /lines": (b"HTTP/1.1 200 OK", b"}\n\r\n"),  # not as if it were complete
 }
 SAID = [
     *("slow: cleaned up", "lines: cleaned up"),
@@ -196,7 +196,7 @@ def test_what_is_open_ends_in_time(
         clients = {
             asked: stack.enter_context(ask(port, asked)) for asked in (*STOPPED, "GET /large")
         }
-        if told_by == signal.SIGTERM:  # a thread keeps an interpreter from ending, not a signal
+        if told_by == signal.SIGTERM:  # after SIGINT, the interpreter would wait for the thread
             clients["GET /thread?seconds=60"] = stack.enter_context(
                 ask(port, "GET /thread?seconds=60")
             )
@@ -216,7 +216,7 @@ def test_what_is_open_ends_in_time(
 
 
 def ask(port: int, asked: str) -> socket.socket:
-    """Send a request, of which the body may be missing, and read nothing of the response."""
+    """Send a request, perhaps without its body, and read nothing of the response."""
     client = socket.create_connection(("127.0.0.1", port), timeout=20)
     body = "Content-Length: 9\r\n" if asked.startswith("POST") else ""
     client.sendall(f"{asked} HTTP/1.1\r\nHost: localhost\r\n{body}\r\n".encode())
@@ -224,12 +224,12 @@ def ask(port: int, asked: str) -> socket.socket:
 
 
 def read(client: socket.socket) -> bytes:
-    """Read all that comes, until the server closes the connection."""
+    """Read everything until the server closes the connection."""
     return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def wait_for(server: Server, text: str, times: int) -> None:
-    """Return when the server has said a text so many times."""
+    """Wait until the server has logged a text this many times."""
     deadline = time.monotonic() + 20
     while server.log.read_text(encoding="utf-8").count(text) < times:
         assert time.monotonic() < deadline, server.log.read_text(encoding="utf-8")

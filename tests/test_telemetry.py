@@ -1,4 +1,4 @@
-"""Traces and metrics of a real server, which a collector on this machine takes."""
+"""Traces and metrics of a real server reach a collector on this machine."""
 
 import json
 import os
@@ -29,7 +29,7 @@ asyncio.run(start())
 
 @contextmanager
 def collector() -> Iterator[tuple[str, dict[str, bytes]]]:
-    """Give the address of a collector, and what it has received at each path."""
+    """Yield the address of a collector, and what it has received at each path."""
     received: dict[str, bytes] = defaultdict(bytes)
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""Each promise of the documentation is proved by the tests that run by default."""
+"""The default tests prove each promise of the documentation."""
 
 import sys
 from pathlib import Path
@@ -8,8 +8,8 @@ import pytest
 from tests.conftest import DEFAULT
 from tests.rendering import ROOT, run
 
-# What the README, docs/isolation.md and docs/updates.md promise, and a default test that proves it.
-# If a proof moves to another tier, it needs another one here, or a line in ONLY_IN_CI.
+# The promises of the README, docs/isolation.md and docs/updates.md, and a default test that proves
+# each. If a test moves to another tier, name another one here, or add a line to ONLY_IN_CI.
 PROMISES = {
     # README.md
     "a rendered service passes all checks, and its tests": (
@@ -115,7 +115,7 @@ PROMISES = {
     ),
 }
 
-# What takes too long for the default tests: CI proves it.
+# CI proves these: they take too long for the default tests.
 ONLY_IN_CI = {
     "no request is cut off under load": "test_stopping.py::test_no_request_is_cut_off_under_load",
     "a feature is added by the README": (
@@ -143,7 +143,7 @@ ONLY_IN_CI = {
 
 
 def collected(*options: str) -> set[str]:
-    """Name the tests that run."""
+    """Return the names of the tests that run."""
     command = (sys.executable, "-m", "pytest", "-n0", "--collect-only", "-q", *options)
     done = run(*command, "-p", "no:cacheprovider", cwd=ROOT)
     ids = [line for line in done.stdout.splitlines() if "::" in line]

@@ -1,4 +1,4 @@
-"""Who owns which file, and what holds for those of the template. tests/promises.py has the rest."""
+"""Who owns which file, and the rules for the template's files. tests/promises.py has the rest."""
 
 import re
 import sys
@@ -33,7 +33,7 @@ def test_the_readme_names_each_page_of_the_documentation(rendered: Callable[...,
     assert set(re.findall(r"^\| `(.+\.md)` \|", readme, re.MULTILINE)) == {
         page.name for page in (ROOT / "docs").glob("*.md") if page.name != "index.md"
     }
-    # Where they are is known from here.
+    # This file says where they are.
     assert "_src_path" in yaml.safe_load((project / ".copier-answers.yml").read_text())
 
 

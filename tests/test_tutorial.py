@@ -1,4 +1,4 @@
-"""The tutorial works: its commands and snippets are executed in order, from its own text."""
+"""The tutorial works: run its commands and snippets in order."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from tests.serving import free_port
 from tests.updating import make_clone
 
 PAGE = "docs/tutorial.md"
-# The tests of the feature and some others: the commands that run all of them run three times.
+# Some tests instead of all: the commands that run all of them run three times.
 FEW = "-k 'bookmarks or test_migrations or test_document or test_health' --cov-fail-under=0"
 
 
@@ -34,7 +34,7 @@ def test_the_tutorial_works(
             "UV_PROJECT_ENVIRONMENT": str(installed(name).path / ".venv"),
             "PYTEST_ADDOPTS": FEW,
         }
-        if database == "postgresql":  # on a port that is free
+        if database == "postgresql":  # on a free port
             address = f"postgres:postgres@localhost:{free_port()}"
             env["DATABASE_URL"] = f"postgresql+asyncpg://{address}/my-service"
         with Reader(directory, database, env) as reader:

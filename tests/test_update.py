@@ -1,4 +1,4 @@
-"""An update brings all that a release holds, and keeps all that a team has made."""
+"""An update brings everything in a release, and keeps everything that a team has made."""
 
 import re
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from tests.updating import (
     work_as_a_typical_team,
 )
 
-# The licence is a seam, and the Python a number: neither meets another answer where it is merged.
+# The licence is a seam, and the Python version a number: updates merge them without other answers.
 ALIKE = {"license", "python_version"}
 SETS = pairwise({name: offered for name, offered in choices().items() if name not in ALIKE})
 # Each database with the example and without; the others are slow.
@@ -41,7 +41,7 @@ USUAL = list({(each["database"], each["example"]): each for each in SETS}.values
 OTHERS = [each for each in SETS if each not in USUAL]
 NEWEST = list(RELEASES)[-1]
 A_FEW_TESTS = "pytest tests/notes tests/core/test_migrations.py"
-"""The team's, and those that import all that there is; CI runs all checks."""
+"""The team's tests, and those that import everything; CI runs all checks."""
 
 
 def files_in(directory: Path) -> dict[str, str]:
@@ -73,12 +73,12 @@ def test_an_update_without_edits_brings_what_a_fresh_project_has(
     commit_all(project, "Start")
     before = files_in(project)
     fresh = files_in(render(releases, tmp_path / "fresh", PROJECTS[name], PRESENT))
-    for kind, file, _ in FILES:  # what is the user's stays as it was
+    for kind, file, _ in FILES:  # the user's files stay as they were
         if file in before and kind != "managed":
             fresh[file] = before[file]
         elif kind == "starter":
             fresh.pop(file, None)
-    # ... also the starters that a fresh project no longer has.
+    # ... and so do starters that a fresh project no longer has.
     fresh |= {file: text for file, text in before.items() if file.startswith("tests/items/")}
     for _ in range(2):
         run_update(project, vcs_ref=PRESENT, defaults=True, overwrite=True, quiet=True)
@@ -107,7 +107,7 @@ def test_the_future_without_edits_is_the_same_as_a_fresh_project(
 def team(
     releases: Path, workshop: Callable[[str], Workshop], request: pytest.FixtureRequest
 ) -> Project:
-    """The project of a team that has worked on it for months."""
+    """A project that a team has worked on for months."""
     release, answers = request.param
     project = workshop(answers.get("python_version", "3.11")).install(releases, answers, release)
     work_as_a_typical_team(project)
@@ -115,7 +115,7 @@ def team(
 
 
 def teams(*parameters: tuple[str, Answers]) -> pytest.MarkDecorator:
-    """Run a test for teams that began with a release and answers; one Python to each worker."""
+    """Run a test for teams that began with these releases and answers; one Python per worker."""
     return pytest.mark.parametrize(
         "team",
         [
@@ -131,14 +131,14 @@ def teams(*parameters: tuple[str, Answers]) -> pytest.MarkDecorator:
 
 
 def check_update(team: Project, *options: str) -> str:
-    """Update the project of a team: nothing is lost, nothing is left to do, all checks pass."""
+    """Update a team's project: nothing is lost, nothing is left to do, all checks pass."""
     answers, theirs = answered(team.path), not_managed(team.path)
     code, said = update(team, *options)
     assert code == 0, said
     now = files_in_git(team.path)
     assert not re.search(r"^(<<<<<<<|>>>>>>>) ", "".join(now.values()), re.MULTILINE)
     assert lost_lines(team.path) == []
-    gone = deleted(team.path)  # which each test looks at
+    gone = deleted(team.path)  # each test checks this
     assert {name: now.get(name) for name in theirs if name not in gone} == {
         name: text for name, text in theirs.items() if name not in gone
     }
@@ -198,7 +198,7 @@ def test_other_work_is_kept_by_a_release_that_touches_everything(team: Project) 
 
 
 def check_future(team: Project) -> None:
-    """Update the project of a team to a release that has changed each line."""
+    """Update a team's project to a release that changes every file."""
     said = check_update(team)
     assert f"{FUTURE} is available" in said
     assert "- Every line that there is." in said
@@ -267,7 +267,7 @@ def test_the_example_of_the_first_release_is_deleted_after_an_update(
 
 
 def check_answered(project: Project, *, example: bool) -> str:
-    """Answer once more whether there is an example, at PRESENT, and commit what that changes."""
+    """Change the answer to `example`, at PRESENT, and commit the changes."""
     code, said = update(project, "--to", PRESENT, "--data", f"example={example}")
     assert code == 0, said
     assert "all checks pass" in said

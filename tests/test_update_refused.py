@@ -1,4 +1,4 @@
-"""What goes wrong with updates in real life: each ends in a clear sentence, and nothing is lost."""
+"""When an update goes wrong, it ends with a clear message, and nothing is lost."""
 
 import os
 import re
@@ -30,7 +30,7 @@ DONE, TAKES_A_PERSON, REFUSED = 0, 1, 2
 
 
 class Pair(NamedTuple):
-    """A template, and a project that was made from PRESENT of it."""
+    """A template, and a project at its release PRESENT."""
 
     template: Path
     project: Project
@@ -56,7 +56,7 @@ def original(small_releases: Path) -> Path:
 
 @pytest.fixture
 def pair(small_releases: Path, original: Path, tmp_path: Path) -> Pair:
-    """A template and a project, for the test to spoil."""
+    """A template and a project for the test to break."""
     path = tmp_path / "project"
     shutil.copytree(original, path)
     return paired(small_releases, Project(path, {"example": False}))
@@ -83,7 +83,7 @@ def edit_answers(path: Path, **values: object) -> None:
 
 
 def state(path: Path) -> object:
-    """Return all that must not change: files, index, branches, worktrees, what is under way."""
+    """Return what must not change: files, index, branches, worktrees, operations in progress."""
     files = {
         file.relative_to(path): file.read_bytes()
         for file in path.rglob("*")
@@ -104,7 +104,7 @@ def unchanged(path: Path) -> Iterator[None]:
 
 
 def check_refused(pair: Pair, *sentences: str, options: tuple[str, ...] = ()) -> str:
-    """Update in vain: the sentences are said, and the project is as it was."""
+    """Check that an update fails with these sentences, and leaves the project unchanged."""
     with unchanged(pair.path):
         code, said = update(pair.project, *options)
     assert code == REFUSED, said
@@ -178,7 +178,7 @@ def test_answers_that_do_not_say_where_the_project_comes_from(pair: Pair, conten
     check_refused(pair, "does not name the template and the release")
 
 
-# What makes Copier overlook what it could not merge, or write it otherwise.
+# Settings that make Copier overlook what it cannot merge, or write it differently.
 SETTINGS = {
     "status.showUntrackedFiles": "no",
     "merge.conflictStyle": "diff3",
@@ -264,7 +264,7 @@ def test_a_shallow_clone_of_the_project_can_be_updated(pair: Pair, tmp_path: Pat
 
 @pytest.fixture
 def monorepo(pair: Pair, tmp_path: Path) -> Path:
-    """A repository whose folder `services/our notes` is a project; beside it somebody works."""
+    """A repository with a project in `services/our notes`; somebody works in another folder."""
     shutil.rmtree(pair.path / ".git")
     top = tmp_path / "monorepo"
     shutil.copytree(pair.path, top / "services" / "our notes")
@@ -379,7 +379,7 @@ def test_no_newer_release(pair: Pair) -> None:
 
 
 def test_a_newer_release_is_told_of(pair: Pair) -> None:
-    append(pair.path / "README.md", "Not committed.\n")  # only an update minds
+    append(pair.path / "README.md", "Not committed.\n")  # only an update refuses this
     with unchanged(pair.path):
         code, said = update(pair.project, "--check")
     assert code == 1
@@ -410,7 +410,7 @@ def release(pair: Pair, name: str, pattern: str, replacement: str) -> None:
 
 
 def check_told(pair: Pair, *sentences: str, options: tuple[str, ...] = ()) -> str:
-    """Rehearse: what needs attention is listed, and nothing is changed."""
+    """Check that a rehearsal lists what needs attention, and changes nothing."""
     with unchanged(pair.path):
         code, said = update(pair.project, "--dry-run", *options)
     assert code == TAKES_A_PERSON, said
@@ -473,7 +473,7 @@ def test_dependencies_that_cannot_be_locked(pair: Pair) -> None:
     check_told(pair, "* uv.lock: out of date", "fastapi-cli>=9999")
 
 
-# ---- An answer that changes what is the team's ----
+# ---- An answer that changes the team's files ----
 
 DELETE_EXAMPLE = ("--to", PRESENT, "--data", "example=false")
 OWN_MIGRATION = 'revision, down_revision = "abc", "0001"\n'
@@ -563,7 +563,7 @@ def test_an_interrupted_update_changes_nothing(pair: Pair, sign: signal.Signals)
 
 # ---- In CI ----
 
-# Knows of one pull request from the branch once there is one, and records what it is called with.
+# A fake `gh`: it records its arguments, and knows one pull request after that was created.
 GH = """#!/bin/sh
 echo "$*" >> "$RECORD"
 case "$1 $2" in
@@ -582,7 +582,7 @@ class Ci(NamedTuple):
     directory: Path
 
     def run(self, script: str, name: str, **env: str) -> str:
-        """Run a job's script in a new clone; return what it says."""
+        """Run a job's script in a new clone; return its output."""
         path = self.directory / name
         shutil.rmtree(path, ignore_errors=True)
         git("clone", "--quiet", self.origin, path, cwd=self.directory)
@@ -593,7 +593,7 @@ class Ci(NamedTuple):
         return job.check(*shell, PATH=path_variable, **env)
 
     def branch(self, what: str = "%s") -> str:
-        """Return what is on top of the proposed branch."""
+        """Return the last commit of the proposed branch, in the format `what`."""
         return git("log", "-1", f"--format={what}", "template-update", cwd=self.origin).strip()
 
     def commit_by_hand(self) -> None:
@@ -607,7 +607,7 @@ class Ci(NamedTuple):
 
 @pytest.fixture
 def ci(pair: Pair, tmp_path: Path) -> Ci:
-    """The origin of a project whose update has a conflict, so that no checks are run."""
+    """The origin of a project whose update has a conflict, so that it runs no checks."""
     edit(pair.path / "ruff.toml", r"\A#", "# Ours.")
     commit_all(pair.path, "Edit")
     git("clone", "--quiet", "--bare", pair.path, tmp_path / "origin.git", cwd=tmp_path)
@@ -618,7 +618,7 @@ def ci(pair: Pair, tmp_path: Path) -> Ci:
 
 
 def steps(workflow: Path) -> dict[str, str]:
-    """Return what the steps of a workflow run, by name."""
+    """Return the commands of a workflow's steps, by name."""
     jobs = yaml.safe_load(workflow.read_text(encoding="utf-8"))["jobs"].values()
     return {step["name"]: step["run"] for job in jobs for step in job["steps"] if "run" in step}
 
@@ -719,11 +719,11 @@ def test_what_checks_say_since_the_update_is_told(pair: Pair) -> None:
     assert "These failures are new:\n\n  FAILED tests/test_a.py::test_it\n\n" in said
 
 
-# ---- Half-way ----
+# ---- Halfway ----
 
 
 def stick(pair: Pair, command: str) -> None:
-    """Let git fail to write tests/conftest.py while a command fails, when other files are done."""
+    """Make git fail to write tests/conftest.py, after other files, while `command` fails."""
     attributes = pair.path / ".git/info/attributes"
     attributes.write_text("/tests/conftest.py filter=stuck\n", encoding="utf-8")
     git("config", "filter.stuck.smudge", f"{command} && cat", cwd=pair.path)

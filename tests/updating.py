@@ -1,4 +1,4 @@
-"""Projects that are updated: the template's releases, and what a team does to its project."""
+"""Helpers for tests of updates: the template's releases, and a team's work on its project."""
 
 import re
 import shutil
@@ -11,7 +11,7 @@ from tests.rendering import ROOT, Project, commit_all, copy_working_tree, files_
 
 RELEASES: dict[str, str] = tomllib.loads((ROOT / "releases.toml").read_text(encoding="utf-8"))
 PRESENT, FUTURE = "v999.0.0", "v1000.0.0"
-# Managed in a release, and of no use to anybody since another one: an update deletes them.
+# Files that an older release managed, and a later one no longer needs: an update deletes them.
 GONE = [
     "tests/harness/session.py",
     "tests/harness/turns.py",
@@ -22,13 +22,13 @@ MONTHS = "Months of work"
 """The message of the team's commit."""
 
 
-# ---- The template: what was released, what is in the working tree, and what may come ----
+# ---- The template: its releases, the working tree, and a future release ----
 
 
 def make_releases(directory: Path) -> Path:
-    """Make a repository of the template with its recorded releases and two more.
+    """Create a repository of the template with its recorded releases and two more.
 
-    PRESENT is the working tree, FUTURE a release after it that touches all that it may.
+    PRESENT is the working tree; FUTURE is a later release that changes everything it may.
     """
     make_clone(directory)
     git("tag", PRESENT, cwd=directory)
@@ -37,7 +37,7 @@ def make_releases(directory: Path) -> Path:
 
 
 def make_clone(directory: Path) -> None:
-    """Make a repository of the template with its recorded releases, and the working tree."""
+    """Create a repository of the template with its recorded releases and the working tree."""
     git("clone", "--quiet", "--no-tags", "--no-checkout", ROOT, directory, cwd=ROOT)
     for tag, commit in RELEASES.items():
         git("tag", tag, commit, cwd=directory)
@@ -45,8 +45,7 @@ def make_clone(directory: Path) -> None:
     git("commit", "--quiet", "--allow-empty", "--message", "Present", cwd=directory)
 
 
-# What a project without the example has more of than its update needs: its files would be rendered
-# and merged, one by one.
+# Files that a small project does not need for an update: each would be rendered and merged.
 NOT_NEEDED = re.compile(
     r"template/(app/(core|items|users)|tests/(core|harness|isolation|items|openapi|patterns|users))/"
 )
@@ -54,7 +53,7 @@ NEEDED = re.compile(r"/(__init__|health|config|guard|queries|backends)\.py$")
 
 
 def make_small_releases(releases: Path, directory: Path) -> Path:
-    """Make PRESENT and FUTURE with fewer files, for tests of how a project is updated."""
+    """Make PRESENT and FUTURE with fewer files, for tests of the update command."""
     git("clone", "--quiet", releases, directory, cwd=releases)
     git("checkout", "--quiet", "-B", "main", PRESENT, cwd=directory)
     for tag in (PRESENT, FUTURE):
@@ -81,7 +80,7 @@ _min_copier_version"""
 
 
 def release_the_future(template: Path) -> None:
-    """Make the release that changes, bumps, adds, retires and moves, by the rules of docs/."""
+    """Make the release that changes, bumps, adds, retires and moves all that docs/ allow."""
     for file in managed_sources(template):
         file.write_text(changed(file.read_text(encoding="utf-8"), file.suffixes), encoding="utf-8")
 
@@ -123,7 +122,7 @@ def release_the_future(template: Path) -> None:
 
 
 def managed_sources(template: Path) -> list[Path]:
-    """Name what the managed files are rendered from, except for the answers."""
+    """Return the sources of the managed files, except for the answers."""
     tree = (template / "tests/tree.txt").read_text(encoding="utf-8")
     found = []
     for name in re.findall(r"^managed +(\S+)", tree, re.MULTILINE):
@@ -134,7 +133,7 @@ def managed_sources(template: Path) -> list[Path]:
 
 
 def changed(text: str, suffixes: list[str]) -> str:
-    """Change a file at its top, in its middle and at its end, where its comments may stand."""
+    """Add a comment at the top, in the middle and at the end of a file."""
     mark = "##" if ".mako" in suffixes else "#"
     imports = re.match(r"(\{%.*%\}\n)*", text)
     assert imports
@@ -152,13 +151,13 @@ def changed(text: str, suffixes: list[str]) -> str:
 
 
 def end_before(sentinel: str, mark: str) -> str:
-    """Put a line before the one below which users add theirs."""
+    """Add a line before the one below which users add theirs."""
     indent = sentinel[: len(sentinel) - len(sentinel.lstrip())]
     return f"{indent}{mark} Changed at the end.\n{sentinel}"
 
 
 def edit(file: Path, pattern: str, replacement: str) -> None:
-    """Replace a pattern, which has to be there, in a file."""
+    """Replace a pattern in a file, which must contain it."""
     text = file.read_text(encoding="utf-8")
     edited, count = re.subn(pattern, replacement, text, flags=re.MULTILINE | re.DOTALL)
     assert count, f"{file} has no {pattern}"
@@ -166,16 +165,16 @@ def edit(file: Path, pattern: str, replacement: str) -> None:
 
 
 def append(file: Path, text: str) -> None:
-    """Put a text at the end of a file."""
+    """Append text to a file."""
     with file.open("a", encoding="utf-8") as open_file:
         open_file.write(text)
 
 
-# ---- The team: months of work, in the places that are theirs ----
+# ---- The team: months of work, in its own files ----
 
 
 def work_as_a_typical_team(project: Project) -> None:
-    """Do what teams do: a feature, a setting, dependencies ...; delete an example, edit another."""
+    """Add a feature, a setting, dependencies ...; delete one starter feature, edit another."""
     path = project.path
     if project.has_example:
         delete_the_items(path)
@@ -248,13 +247,13 @@ async def test_greeting(client: AsyncClient) -> None:
 
 
 def delete_the_items(path: Path) -> None:
-    """Take a starter feature out, as a team does before its first deployment."""
+    """Delete a starter feature, as a team does before its first deployment."""
     shutil.rmtree(path / "app/items")
     shutil.rmtree(path / "tests/items")
     edit(path / "app/main.py", r"^from app\.items[^\n]+\n", "")
     edit(path / "app/main.py", r",\s+\"feed\": Feed\([^)]*\)", "")
     edit(path / "app/main.py", r"^ +app\.include_router\(items_router\)\n", "")
-    # Releases since 0.1.0 have a job of the items.
+    # Releases since 0.1.0 have a job for items.
     edit(path / "app/main.py", r"delete_old_item_events, |(?=^app = )", "")
     edit(path / "app/models.py", r"^from app\.items[^\n]+\n", "")
     edit(path / "app/models.py", r'"Item", ("ItemEvent", )?("Tag", )?', "")
@@ -275,24 +274,24 @@ def edit_the_users(path: Path) -> None:
 
 
 def replace_checks(path: Path, command: str) -> None:
-    """Let a command stand for the project's checks, and commit that."""
+    """Replace the project's checks with a command, and commit that."""
     table = f'\n[tool.poe.tasks.check]\nshell = """\n{command}\n"""\n'
     append(path / "poe_tasks.toml", table)
     append(path / ".gitignore", "uv.lock\n")
     commit_all(path, "Replace the checks")
 
 
-# ---- What an update has done ----
+# ---- The result of an update ----
 
 
 def update(project: Project, *options: str, **env: str) -> tuple[int, str]:
-    """Run the project's update command as a user does; return its exit code and what it said."""
+    """Run the project's update command as a user does; return its exit code and output."""
     done = project.run("uv", "run", "scripts/update.py", *options, timeout=500, **env)
     return done.returncode, done.stdout
 
 
 def lost_lines(path: Path) -> list[str]:
-    """Name the lines that the team has written in its months, and that are not there, in order."""
+    """Return the lines that the team has written and that are missing or out of order."""
     start, end = (
         git("log", "--format=%H", f"--grep=^{message}$", "-1", cwd=path).strip()
         for message in ("Lock", MONTHS)
@@ -310,12 +309,12 @@ def lost_lines(path: Path) -> list[str]:
 
 
 def deleted(path: Path) -> list[str]:
-    """Name the files of HEAD that are not there now."""
+    """Return the names of HEAD's files that no longer exist."""
     return git("diff", "--name-only", "--diff-filter=D", "HEAD", cwd=path).split()
 
 
 def not_managed(path: Path) -> dict[str, str]:
-    """Return what is in the files that are not the template's: seams, starters and the team's."""
+    """Return the files that do not belong to the template: seams, starters and the team's."""
     tree = (ROOT / "tests/tree.txt").read_text(encoding="utf-8")
     managed = {*re.findall(r"^managed +(\S+)", tree, re.MULTILINE), *GONE, "uv.lock"}
     names = git("ls-files", "-z", cwd=path).split("\0")
@@ -327,6 +326,6 @@ def not_managed(path: Path) -> dict[str, str]:
 
 
 def answered(path: Path) -> dict[str, object]:
-    """Return a project's answers, without where it comes from."""
+    """Return a project's answers, without its origin."""
     recorded = yaml.safe_load((path / ".copier-answers.yml").read_text(encoding="utf-8"))
     return {name: answer for name, answer in recorded.items() if not name.startswith("_")}
