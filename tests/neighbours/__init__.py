@@ -1,4 +1,4 @@
-"""Pairs of tests: a culprit, and the next test, which must not notice.
+"""Pairs of tests: a culprit, and the next test, which must not notice it.
 
 Copied into a rendered project as tests/neighbours.
 """

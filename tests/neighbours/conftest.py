@@ -1,4 +1,4 @@
-"""An application that the culprits do their worst to, and the pairs that they make."""
+"""The application that the culprits misuse, and the pairs of tests."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_pycollect_makeitem(
     collector: pytest.Module | pytest.Class, name: str, obj: object
 ) -> list[pytest.Item] | None:
-    """Let each culprit be followed by its next tests."""
+    """Add the next tests after each culprit."""
     if not callable(obj) or not collector.istestfunction(obj, name):
         return None
     return list(pairs_of(collector, obj)) or None
@@ -42,7 +42,7 @@ async def neighbours_tables(db_engine: AsyncEngine) -> AsyncIterator[None]:
 
 @pytest.fixture
 def db_session(neighbours_tables: None, db_session: AsyncSession) -> AsyncSession:
-    """The test's session, with the tables also where no test has asked for the application yet."""
+    """The test's session, with the tables, even if no test has used the application yet."""
     return db_session
 
 
@@ -50,7 +50,7 @@ def db_session(neighbours_tables: None, db_session: AsyncSession) -> AsyncSessio
 async def running_app(
     settings: Settings, neighbours_tables: None, rolled_back_transaction: RolledBackTransaction
 ) -> AsyncIterator[RunningApp]:
-    """The application with the routes of the probe and a lifespan that keeps a cache."""
+    """The application with the probe's routes, and a lifespan that keeps a cache."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:

@@ -21,23 +21,23 @@ Test = TypeVar("Test", bound=Callable[..., Any])
 
 
 class Outcome(NamedTuple):
-    """How a culprit has to end."""
+    """How a culprit must end."""
 
     kind: str
     sentence: str = ""
-    """A piece of what a culprit that fails is told."""
+    """A part of the message if the culprit fails."""
 
 
 PASSES, SKIPS, FAILS_AS_EXPECTED = Outcome("passed"), Outcome("skipped"), Outcome("xfailed")
 
 
 def fails(sentence: str) -> Outcome:
-    """Let the culprit fail, by its own fault, with `sentence` in the message."""
+    """Expect the culprit to fail, with `sentence` in the message."""
     return Outcome("failed", sentence)
 
 
 def on(database: str) -> pytest.MarkDecorator:
-    """Let a culprit be one on this database alone."""
+    """Skip a culprit on the other database."""
     return pytest.mark.skipif(database != DATABASE, reason=f"needs {database}")
 
 
@@ -47,7 +47,7 @@ def culprit(
     committed: Outcome | None = None,
     depends_on_timing: bool = False,
 ) -> Callable[[Test], Test]:
-    """Make a test a culprit in each mode that an outcome is given for."""
+    """Make a test a culprit in each mode that has an outcome."""
     outcomes = {ROLLED_BACK: rolled_back, COMMITTED: committed}
 
     def register(test: Test) -> Test:
@@ -60,7 +60,7 @@ def culprit(
 
 
 def pairs_of(collector: pytest.Collector, test: Callable[..., Any]) -> Iterator[pytest.Item]:
-    """Give, for each mode of a culprit, that test and the next tests, its own mode's first."""
+    """Yield, for each mode of a culprit, the culprit and its next tests, the same mode first."""
     marks = {mark.name: mark for mark in getattr(test, "pytestmark", ())}
     outcomes: dict[str, Outcome] = marks["culprit"].args[0] if "culprit" in marks else {}
     for mode, must in outcomes.items():
@@ -79,7 +79,7 @@ def pairs_of(collector: pytest.Collector, test: Callable[..., Any]) -> Iterator[
 def in_mode(
     collector: pytest.Collector, test: Callable[..., Any], name: str, mode: str
 ) -> pytest.Function:
-    """Make the item of a test that is isolated in one of the modes: rolled back without a mark."""
+    """Return the item of a test in one of the modes: committed by a marker, or rolled back."""
     item: pytest.Function = pytest.Function.from_parent(
         collector, name=f"{name}[{mode}]", callobj=test
     )
@@ -92,7 +92,7 @@ def in_mode(
 async def the_next_test(
     request: pytest.FixtureRequest, app: FastAPI, client: AsyncClient, db_session: AsyncSession
 ) -> None:
-    """Find the database, the connections and the application as if there had been no culprit."""
+    """Check that the database, connections and application show no trace of the culprit."""
     async with asyncio.timeout(10):
         await assert_nothing_is_stored(client, db_session)
         await assert_application_is_new(app, client)
@@ -132,5 +132,5 @@ async def assert_connections_are_clean(client: AsyncClient, db_session: AsyncSes
 
 
 async def names(session: AsyncSession) -> list[str]:
-    """Name all authors, in the order in which they were stored."""
+    """Return the names of all authors, in the order in which they were stored."""
     return list(await session.scalars(select(Author.name).order_by(Author.id)))

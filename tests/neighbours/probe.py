@@ -1,4 +1,4 @@
-"""A small application with tables of its own, and what a connection looks like that is clean."""
+"""A small application with its own tables, and queries that show whether a connection is clean."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,7 +52,7 @@ router = APIRouter(prefix="/neighbours")
 
 
 class NeighbourBase(DeclarativeBase):
-    """Apart from the service's own models, so that no migration knows the tables."""
+    """Separate from the models of the service, so that migrations ignore the tables."""
 
 
 class Author(NeighbourBase):
@@ -76,7 +76,7 @@ class Book(NeighbourBase):
 
 
 async def get_db(factory: SessionFactoryDep) -> AsyncIterator[AsyncSession]:
-    """Give a session as many tutorials do: each exception, a 404 too, rolls it back."""
+    """Yield a session as many tutorials do: each exception, even a 404, rolls it back."""
     async with factory() as session:
         try:
             yield session
@@ -95,13 +95,13 @@ def greeter() -> str:
 
 
 async def read_connection(session: AsyncSession) -> dict[str, Any]:
-    """Read what a rollback alone does not put back."""
+    """Read the state that a rollback alone does not restore."""
     queries = CONNECTION_STATE[session.get_bind().dialect.name]
     return {name: await session.scalar(text(query)) for name, query in queries.items()}
 
 
 async def save(factory: async_sessionmaker[AsyncSession], name: str) -> None:
-    """Commit an author in a session of its own."""
+    """Commit an author in a separate session."""
     async with factory() as session:
         session.add(Author(name=name))
         await session.commit()

@@ -1,4 +1,4 @@
-"""Culprits: each does what has taken other tests down somewhere, and says how it has to end."""
+"""Culprits: each does something that has broken other tests somewhere, and says how it must end."""
 
 import asyncio
 import sqlite3
@@ -44,10 +44,10 @@ TASK_EXITS = fails("A task raised SystemExit(3)")
 FIXTURE_EXITS = fails("The fixture raised SystemExit(3)")
 FIXTURE_HANGS = fails("Timeout (>3.0s)")
 FIXTURE_HANGS_AT_THE_END = fails("The fixture did not end within 1.5 s")
-# On SQLite, a statement that is given up goes on, and with real commits keeps its lock meanwhile.
+# On SQLite, a cancelled statement continues, and with real commits, it keeps its lock meanwhile.
 PASSES_ON_POSTGRESQL = PASSES if DATABASE == "postgresql" else None
 
-# What a test keeps here, nobody closes.
+# Nobody closes what a test keeps here.
 kept: list[object] = []
 
 
@@ -60,14 +60,14 @@ def nothing_has_happened() -> None:
 
 @pytest.fixture
 def factory(app: FastAPI) -> async_sessionmaker[AsyncSession]:
-    """The application's own, in what the test may use."""
+    """The application's own session factory."""
     factory: async_sessionmaker[AsyncSession] = app.state.session_factory
     return factory
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let who waits for another transaction give up soon."""
+    """Make statements that wait for another transaction give up soon."""
     monkeypatch.setattr(transaction, "PATIENCE", 0.25)
 
 
@@ -239,7 +239,7 @@ async def test_refusal_swallowed_by_a_handler(
     assert (await client.post("/culprit")).status_code == 500
 
 
-# ---- Requests that are given up ----
+# ---- Requests that are cancelled ----
 
 
 @culprit(rolled_back=PASSES, committed=PASSES, depends_on_timing=True)
@@ -326,7 +326,7 @@ async def test_statement_of_the_test_itself_given_up(
 
 
 async def give_up(request: Coroutine[Any, Any, Any] | asyncio.Task[Any], turns: int) -> None:
-    """Cancel a request after some turns of the loop; wait for its end."""
+    """Cancel a request after some turns of the event loop; wait until it ends."""
     task = asyncio.ensure_future(request)
     for _ in range(turns):
         await asyncio.sleep(0)
@@ -355,7 +355,7 @@ async def test_client_leaves_a_stream_with_an_open_transaction(
 
 
 async def leave_stream(url: str, path: str) -> None:
-    """Read the first line of a stream that has no end, and go away."""
+    """Read the first line of an endless stream, and disconnect."""
     async with AsyncClient(base_url=url) as client, client.stream("GET", path) as response:
         assert await anext(response.aiter_lines()) == "0"
 
@@ -375,7 +375,7 @@ async def test_stream_outlives_the_dependency_whose_session_it_uses(client: Asyn
     assert (await client.get("/neighbours/stream")).text == "ada\n"
 
 
-# ---- Sessions side by side ----
+# ---- Concurrent sessions ----
 
 
 @culprit(rolled_back=PASSES, committed=PASSES, depends_on_timing=True)
@@ -445,7 +445,7 @@ async def test_session_of_the_test_reads_while_a_request_has_written(
         await names(db_session)
 
 
-# ---- What the test itself leaves undone ----
+# ---- What the test itself leaves open ----
 
 
 @culprit(rolled_back=fails("await db_session.commit()"), committed=PASSES)
@@ -640,7 +640,7 @@ async def test_pragma_query_only(db_session: AsyncSession) -> None:
 @on("sqlite")
 @culprit(rolled_back=PASSES, committed=PASSES)
 async def test_pragma_foreign_keys_in_a_transaction(db_session: AsyncSession) -> None:
-    await db_session.execute(text("PRAGMA foreign_keys = OFF"))  # which has no effect
+    await db_session.execute(text("PRAGMA foreign_keys = OFF"))  # has no effect
     db_session.add(Book(title="orphan", author_id=0))
     with pytest.raises(IntegrityError):
         await db_session.flush()
@@ -741,7 +741,7 @@ async def leaves_at_the_end() -> AsyncIterator[None]:
 async def hangs_at_once() -> None:
     try:
         await asyncio.Event().wait()
-    finally:  # where processes are waited for, for example
+    finally:  # for example, to wait for a process
         await asyncio.Event().wait()
 
 

@@ -144,7 +144,7 @@ async def test_models_and_migrations_agree(engine: AsyncEngine) -> None:
 
 
 LACKING = """\
-The migrations do not make what the models are. They lack:
+The migrations do not match the models. They lack:
 
     {}
 
@@ -175,7 +175,7 @@ def refused_values(connection: Connection) -> list[str]:
 
 
 REFUSED = """\
-The database refuses what the models allow: {}. It takes a revision with
+The database refuses values that the models allow: {}. Write a revision with
 
     with op.batch_alter_table("<table>") as table:
         table.alter_column("<column>", existing_type=old, type_=new)

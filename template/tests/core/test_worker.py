@@ -316,7 +316,7 @@ async def test_tables_are_those_that_the_queue_needs(service: Service) -> None:
         plan = await queue.plan_upgrade()
     if plan.statements:
         written = "\n".join(f"    op.execute({each!r})" for each in plan.statements)
-        pytest.fail(f"PgQueuer needs other tables. Write a revision that does this:\n\n{written}")
+        pytest.fail(f"PgQueuer needs other tables. Write a revision with:\n\n{written}")
 
 
 async def test_migrations_create_the_tables_if_there_are_jobs(

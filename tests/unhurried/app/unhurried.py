@@ -1,4 +1,4 @@
-"""Endpoints that take their time, or never end. On standard output they say how they fare."""
+"""Endpoints that take their time, or never end. They report on standard output."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""What is noted."""
+"""The model of a note."""
 
 from sqlalchemy import String
 from sqlalchemy.orm import Mapped, mapped_column
