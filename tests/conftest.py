@@ -174,9 +174,12 @@ def project(request: pytest.FixtureRequest, installed: Callable[[str], Project])
     return installed(request.param)
 
 
-def with_projects(*names: str, ci: Sequence[str] = ()) -> pytest.MarkDecorator:
-    """Run a test with each of these PROJECTS; with those in `ci`, only in the `ci` tier."""
-    named = [*names, *(pytest.param(name, marks=pytest.mark.ci) for name in ci)]
+def with_projects(
+    *names: str, ci: Sequence[str] = (), slow: Sequence[str] = ()
+) -> pytest.MarkDecorator:
+    """Run a test with each of these PROJECTS; with those in `ci` and `slow`, only in that tier."""
+    marked = [(name, pytest.mark.ci) for name in ci] + [(name, pytest.mark.slow) for name in slow]
+    named = [*names, *(pytest.param(name, marks=mark) for name, mark in marked)]
     return pytest.mark.parametrize("project", named, indirect=True)
 
 

@@ -48,7 +48,7 @@ def test_every_two_choices_render_what_they_promise(
     record_property("tried", f"answers in which each two choices meet, rendered: {len(sets)}")
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 @pytest.mark.parametrize("part", PARTS, ids=lambda part: "-".join(map(str, part)))
 def test_every_combination_renders_what_it_promises(
     part: tuple[object, ...],

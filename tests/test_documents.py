@@ -92,6 +92,8 @@ def test_the_tests_on_the_first_pages_pass(default_project: Project, tmp_path: P
 
 # These change their environment, so they get their own.
 CHANGING = {"docs/how-to/delete-the-example.md", "docs/how-to/sqlite-to-postgresql.md"}
+LONG = {"docs/how-to/update.md"}
+"""It runs an update with all of its checks."""
 ONLY = {
     "docs/how-to/postgresql-without-docker.md": "postgresql",
     "docs/how-to/sqlite-to-postgresql.md": "default",
@@ -105,7 +107,7 @@ def cases() -> Iterator[ParameterSet]:
     for page in HOW_TO:
         for name in ("default", "postgresql"):
             if ONLY.get(page, name) == name:
-                is_slow = page in CHANGING or name != ONLY.get(page, "default")
+                is_slow = page in CHANGING | LONG or name != ONLY.get(page, "default")
                 mark = pytest.mark.slow if is_slow else pytest.mark.ci
                 yield pytest.param(name, page, marks=mark, id=f"{Path(page).stem}-{name}")
 

@@ -44,8 +44,7 @@ def upgrade() -> None:
 """
 
 
-@pytest.mark.ci
-@with_projects("default", "other")
+@with_projects(ci=["default"], slow=["other"])
 def test_required_setting_breaks_nothing(project: Project, copy: Path) -> None:
     for edit in REQUIRED_SETTING:
         plant(edit, copy)

@@ -99,6 +99,7 @@ def run_pairs(project: Project, directory: Path, *options: str, **env: str) -> l
         project, copy, "tests/neighbours", f"--junitxml={report}", *options, **env
     )
     assert code == pytest.ExitCode.TESTS_FAILED, output  # as culprits do
+    assert report.exists(), output
     return list(results_in(report))
 
 

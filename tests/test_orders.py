@@ -129,9 +129,8 @@ def newcomer(project: Project, tmp_path: Path) -> Iterator[Newcomer]:
         yield Newcomer(project, copied(project, tmp_path / "copy"), url)
 
 
-@pytest.mark.timeout(600)  # runs all checks four times
-@with_projects("default", ci=["other"])
-@pytest.mark.ci
+@pytest.mark.timeout(1200)  # runs all checks four times
+@with_projects(ci=["default"], slow=["other"])
 def test_feature_is_added_by_the_steps_of_the_readme(
     project: Project, newcomer: Newcomer, record_property: Callable[[str, object], None]
 ) -> None:

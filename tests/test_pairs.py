@@ -16,23 +16,17 @@ SETS = [
 ]
 
 
-# The first ones have each database, Python, CI and HTTP client, with the example and without, with
-# Docker and without; each pair of choices needs the slow ones too. By default, the projects of
-# tests/test_project.py are checked.
-FIRST = 4
-
-
-def marks(number: int, answers: Answers) -> list[pytest.MarkDecorator]:
+def group(answers: Answers) -> pytest.MarkDecorator:
     """Let projects on the same Python share a worker, and with it a workshop."""
-    group = pytest.mark.xdist_group(f"pairs on {answers['python_version']}")
-    return [group, pytest.mark.ci if number < FIRST else pytest.mark.slow]
+    return pytest.mark.xdist_group(f"pairs on {answers['python_version']}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "answers",
     [
-        pytest.param(answers, marks=marks(number, answers), id="-".join(map(str, answers.values())))
-        for number, answers in enumerate(SETS)
+        pytest.param(answers, marks=group(answers), id="-".join(map(str, answers.values())))
+        for answers in SETS
     ],
 )
 def test_a_project_passes_its_checks_and_serves(
@@ -52,12 +46,6 @@ def test_a_project_passes_its_checks_and_serves(
     check_that_it_serves(project, "run", tmp_path / "log")
     chosen = ", ".join(map(str, list(answers.values())[:-1]))
     record_property("tried", f"a project with {chosen}: {passed[0]}, served")
-
-
-def test_the_first_projects_have_each_choice_of_a_tool() -> None:
-    tools = ("database", "example", "ci", "python_version", "http_client", "docker")
-    for name in tools:
-        assert {answers[name] for answers in SETS[:FIRST]} == set(CHOICES[name]), name
 
 
 def test_all_pairs_are_covered(record_property: Callable[[str, object], None]) -> None:

@@ -517,7 +517,10 @@ def test_a_migration_of_the_example_that_is_gone_is_not_missed(example_pair: Pai
 
 
 @pytest.mark.ci
-def test_an_example_that_meets_files_of_the_team_is_told(pair: Pair) -> None:
+def test_an_example_that_meets_files_of_the_team_is_told(releases: Path, tmp_path: Path) -> None:
+    answers = {"example": False}
+    project = render(releases, tmp_path / "project", answers, PRESENT)
+    pair = paired(releases, Project(project, answers))  # a small project has no example to add
     router = pair.path / "app/users/router.py"
     router.parent.mkdir()
     router.write_text("OURS = 1\n", encoding="utf-8")
