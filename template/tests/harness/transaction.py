@@ -62,7 +62,7 @@ class RolledBackTransaction:
         self.engine = create_async_engine(
             url_of_shared_dialect(db_engine.url),
             **{name: value for name, value in ENGINE_OPTIONS.items() if not CONNECTS.match(name)},
-            creator=lambda: self._dbapi_connection,
+            creator=self._share,
             pool_reset_on_return=None,
             pool_size=20,
             max_overflow=-1,
@@ -177,7 +177,13 @@ class RolledBackTransaction:
         tasks = {asyncio.current_task(), self._task_of_fixtures}
         return self._holder_has_written and self._open.get(self._holder) in tasks
 
-    # ---- For the engine: its event listeners, in SQLAlchemy's greenlets ----
+    # ---- For the engine: its creator and event listeners, in SQLAlchemy's greenlets ----
+
+    def _share(self) -> Any:
+        """Return the connection of the running test; background work waits for the next test."""
+        if self._connection is None and self._dbapi_connection is not None:
+            self._await(self._running.wait())  # the old connection is closed
+        return self._dbapi_connection
 
     def _begin(self, connection: Connection) -> None:
         self._open[connection] = asyncio.current_task()

@@ -13,6 +13,7 @@ from app.core.database import READ_ONLY, create_engine
 from app.settings import Settings
 from tests.harness.databases import ROOT
 from tests.harness.isolation import Committed
+from tests.harness.transaction import RolledBackTransaction
 from tests.http_client import AsyncClient
 from tests.isolation.probe import Note, Seed
 
@@ -111,6 +112,20 @@ async def test_sessions_have_connections_of_their_own(isolation: Committed) -> N
     async with isolation.session() as one, isolation.session() as two:
         connections = [await one.connection(), await two.connection()]
         assert connections[0].sync_connection is not connections[1].sync_connection
+
+
+async def test_background_work_waits_for_the_next_rolled_back_test(
+    rolled_back_transaction: RolledBackTransaction,
+) -> None:
+    await rolled_back_transaction.connect()
+    await rolled_back_transaction.disconnect()
+    async with AsyncSession(rolled_back_transaction.engine) as session:
+        task = asyncio.create_task(session.execute(text("SELECT 1")))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not task.done()
+        task.cancel()
+        await asyncio.wait({task})
 
 
 @twice
