@@ -78,7 +78,13 @@ class Result(NamedTuple):
         return self.kind == declared[0] and declared[1] in self.message
 
 
-@pytest.fixture(params=["sqlite file", "postgresql embedded", "postgresql external"])
+@pytest.fixture(
+    params=[
+        pytest.param("sqlite file", marks=pytest.mark.ci),
+        "postgresql embedded",
+        "postgresql external",
+    ]
+)
 def database(request: pytest.FixtureRequest, installed: Installed) -> Database:
     """The kind of database, a project, and the environment for its tests to run on it."""
     if request.param == "sqlite file":

@@ -27,7 +27,9 @@ def endpoints(app: FastAPI) -> None:
         return note
 
 
-@pytest.mark.parametrize("note_id", ["0", "-1", "2147483648", "first"])
+@pytest.mark.parametrize(
+    "note_id", ["0", "-1", "2147483648", "first", "+2", "1_000", "2.0", "2%0B", "%C2%B2"]
+)
 async def test_id_that_no_row_can_have_is_refused(client: AsyncClient, note_id: str) -> None:
     assert (await client.get(f"/notes/{note_id}")).status_code == 422
 
