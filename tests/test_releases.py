@@ -159,7 +159,7 @@ def test_a_release_is_made_step_by_step(repository: Path) -> None:
     assert re.search(r"^## Unreleased\n\n## 7\.0\.0 \(\d{4}-\d\d-\d\d\)\n\n- A", released, re.M)
     assert '\nversion = "7.0.0"\n' in git("show", "v7.0.0:pyproject.toml", cwd=repository)
 
-    [take_back] = re.findall(r"not published: +(.*)$", said, re.MULTILINE)
+    [take_back] = re.findall(r"before it is published: +(.*)$", said, re.MULTILINE)
     assert run("sh", "-c", take_back, cwd=repository).returncode == 0
     assert git("rev-parse", "HEAD", cwd=repository) == before
     assert "v7.0.0" not in git("tag", cwd=repository)

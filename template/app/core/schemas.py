@@ -19,5 +19,5 @@ def check_digits(value: object) -> object:
     return value
 
 
-ResourceId = Annotated[int, BeforeValidator(check_digits), Path(ge=1, le=2**31 - 1)]
+ResourceId = Annotated[int, Path(ge=1, le=2**31 - 1), BeforeValidator(check_digits)]
 """An id in a path, written in digits, that fits into an INTEGER column."""
