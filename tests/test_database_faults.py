@@ -44,6 +44,12 @@ from sqlalchemy import text
 from app.core.database import SessionDep, SessionFactoryDep
 
 router = APIRouter()
+holding = set()
+
+
+@router.get("/holding")
+async def count_executed_statements() -> int:
+    return len(holding)
 
 
 @router.get("/used")
@@ -54,8 +60,12 @@ async def count_used_connections(request: Request) -> int:
 @router.post("/execute")
 async def execute(session: SessionDep, statement: str, seconds: float = 0) -> None:
     await session.execute(text(statement))
-    await asyncio.sleep(seconds)
-    await session.commit()
+    holding.add(session)
+    try:
+        await asyncio.sleep(seconds)
+        await session.commit()
+    finally:
+        holding.remove(session)
 
 
 @router.get("/stream", response_class=StreamingResponse)
@@ -133,10 +143,10 @@ def together(client: httpx.Client, url: str, times: int) -> list[httpx.Response]
 
 @contextmanager
 def held(client: httpx.Client, url: str, times: int) -> Iterator[None]:
-    """Send requests that use one connection each; when the context ends, wait for the responses."""
+    """Send requests that have executed their statement; at the end, wait for the responses."""
     with ThreadPoolExecutor(times) as threads:
         answers = threads.map(client.post, [f"{url}&seconds={HOLDS}"] * times)
-        eventually(lambda: used(client) == times)
+        eventually(lambda: client.get("/holding").json() == times)
         yield
         assert [answer.status_code for answer in answers] == [200] * times
 
