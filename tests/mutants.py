@@ -40,11 +40,15 @@ def copied(project: Project, directory: Path) -> Path:
     return directory
 
 
+def pytest_of(project: Project) -> tuple[str, ...]:
+    """Return the command that runs pytest with the project's environment."""
+    python = project.path / ".venv" / "bin" / "python"
+    return (str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider")
+
+
 def run_tests(project: Project, directory: Path, *options: str, **env: str) -> tuple[int, str]:
     """Run pytest in a copy, with the project's environment; return the exit code and the output."""
-    python = project.path / ".venv" / "bin" / "python"
-    command = (str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    done = run(*command, *options, cwd=directory, env=env)
+    done = run(*pytest_of(project), *options, cwd=directory, env=env)
     return done.returncode, done.stdout
 
 

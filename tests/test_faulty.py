@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import with_projects
+from tests.mutants import pytest_of
 from tests.rendering import Project, run
 
 FAULTY = Path(__file__).parent / "faulty"
-OPTIONS = ("-p", "no:randomly", "-p", "no:cacheprovider", "-o", "timeout=4000", "tests/faulty")
+OPTIONS = ("tests/faulty", "-p", "no:randomly", "-o", "timeout=4000")
 # Leftovers are errors of the teardown; the test itself has passed.
 ENDS = "5 failed, 8 passed, 1 skipped, 1 xfailed, 9 errors"
 FAILURES = {
@@ -30,9 +31,8 @@ FAILURES = {
 def deviations(project: Project, copy: Path) -> list[str]:
     """Run the faulty tests in a copy of the project; return how they do not end as they must."""
     shutil.copytree(FAULTY, copy / "tests/faulty", dirs_exist_ok=True)
-    python = project.path / ".venv/bin/python"
     try:
-        done = run(python, "-m", "pytest", *OPTIONS, cwd=copy, timeout=90)
+        done = run(*pytest_of(project), *OPTIONS, cwd=copy, timeout=90)
     except subprocess.TimeoutExpired:
         return ["They do not end."]
     # On a build server, pytest repeats the errors in full in its summary.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import Mutant, copied, run_tests, run_with
+from tests.mutants import Mutant, copied, pytest_of, run_tests, run_with
 from tests.rendering import Project, run
 from tests.test_faulty import deviations
 
@@ -393,8 +393,8 @@ def test_proofs_hold_in_twenty_random_orders(
     copy = copied(installed(name), tmp_path / "copy")
     (copy / "shuffled.py").write_text(TWENTY_TIMES_SHUFFLED, encoding="utf-8")
     options = ("-p", "no:randomly", "-p", "shuffled")
-    python = installed(name).path / ".venv/bin/python"
-    done = run(python, "-m", "pytest", "-q", "tests/isolation", *options, cwd=copy, timeout=900)
+    command = (*pytest_of(installed(name)), "tests/isolation", *options)
+    done = run(*command, cwd=copy, timeout=900)
     output = done.stdout
     assert done.returncode == 0, output
     [passed] = re.findall(r"(\d+) passed", output)

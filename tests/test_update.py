@@ -184,14 +184,8 @@ def test_months_of_work_on_any_release_are_kept(team: Project) -> None:
 
 
 @pytest.mark.slow
-@teams((PRESENT, {}))
+@teams((PRESENT, {}), (PRESENT, PROJECTS["other"]))
 def test_months_of_work_are_kept_by_a_release_that_touches_everything(team: Project) -> None:
-    check_future(team)
-
-
-@pytest.mark.slow
-@teams((PRESENT, PROJECTS["other"]))
-def test_other_work_is_kept_by_a_release_that_touches_everything(team: Project) -> None:
     check_future(team)
 
 
