@@ -181,7 +181,7 @@ class RolledBackTransaction:
 
     def _share(self) -> Any:
         """Return the connection of the running test; background work waits for the next test."""
-        if self._connection is None and self._dbapi_connection is not None:
+        if self._connection is None:
             self._await(self._running.wait())  # the old connection is closed
         return self._dbapi_connection
 
