@@ -41,10 +41,10 @@ REASONS = """\
   size of the body and the token, and sets security headers. On SQLite, a request that may write
   takes the write lock with its first statement, so that what it has read is still true when it
   writes. Writers therefore wait for one another longer than in the bare application, which
-  locks for the `INSERT` alone and can lose updates. Use PostgreSQL for many concurrent writers.
-- **The whole suite.** It has about 900 tests. Half of the time goes to the contract test, which
-  calls each operation with generated input, to the interpreter that looks for models without an
-  import, and to the start of pytest.
+  locks for the `INSERT` alone. Use PostgreSQL for many concurrent writers.
+- **The whole suite.** It has about 900 tests. The slowest are the contract test, which calls each
+  operation with generated input, and the one that starts Python to look for models without an
+  import.
 - **One test.** Beyond the application's dependencies, it imports pytest (12 % of the import
   time), polyfactory with Faker, which pytest-randomly seeds in each run (16 %), the HTTP client
   with WebSockets (5 %) and trio, since anyio's plugin imports every backend that is installed
