@@ -19,7 +19,7 @@ from benchmarks.report import MEASURED, write_page
 from tests.rendering import Project, install, isolate, new_directory, take_snapshot
 from tests.sharing import shared
 
-PARTS = ["suites", "copier", "service", "isolation"]
+PARTS = ["suites", "copier", "service", "memory", "isolation"]
 PACKAGES = ["fastapi", "uvicorn", "sqlalchemy", "aiosqlite", "asyncpg", "pytest", "copier"]
 VERSIONS = f"""
 import importlib.metadata as metadata, json
@@ -63,24 +63,18 @@ def measure(options: argparse.Namespace, directory: Path) -> dict[str, Any]:
     if "copier" in options.only:
         (directory / "copier").mkdir()
         found["copier"] = projects.compare_copier(directory / "copier", options.rounds)
+    few = options.rounds < 5
     if "service" in options.only:
-        few = options.rounds < 5
+        number, rows = (500, 100_000) if few else (1000, 1_000_000)
         found["service"] = {
-            name: asyncio.run(
-                service.compare(
-                    project,
-                    options.rounds,
-                    number=500 if few else 4000,
-                    many=3000 if few else 100_000,
-                    rows=100_000 if few else 1_000_000,
-                )
-            )
+            name: asyncio.run(service.compare(project, options.rounds, number=number, rows=rows))
             for name, project in made.items()
         }
+    if "memory" in options.only:
+        many = 3000 if few else 100_000
+        found["memory"] = asyncio.run(service.compare_memory(made, 1000, many))
     if "isolation" in options.only:
-        found["isolation"] = isolation.ratios_of_all(
-            template, directory / "isolation", quick=options.rounds < 5
-        )
+        found["isolation"] = isolation.ratios_of_all(template, directory / "isolation", quick=few)
     return found | {
         "rounds": options.rounds,
         "machine": read_machine(),

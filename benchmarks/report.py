@@ -92,7 +92,7 @@ def service(found: Found) -> list[str]:
     others = []
     for database, name in DATABASES.items():
         measured = found["service"][database]
-        start, memory, pages = (measured[part] for part in ("start", "memory", "pages"))
+        start, pages, memory = measured["start"], measured["pages"], found["memory"][database]
         few, many = memory["requests"]
         others += [
             [f"start to the first 200, {name}", "the bare application", number(start["ratio"]),

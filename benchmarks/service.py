@@ -244,18 +244,32 @@ def run_python(project: Project, code: str, **env: str) -> str:
     return done.stdout
 
 
-async def compare(
-    project: Project, rounds: int, *, number: int, many: int, rows: int
-) -> dict[str, Any]:
-    """Measure everything on the database of a project."""
+@contextmanager
+def migrated(project: Project, rounds: int) -> Iterator[Contest]:
+    """Yield both applications on a new database of a project."""
     with project.new_database() as url:
         alembic = str(project.path / ".venv/bin/alembic")
         project.check(alembic, "upgrade", "head", **ENVIRONMENT, DATABASE_URL=url)
-        contest = Contest(project, url, rounds)
+        yield Contest(project, url, rounds)
+
+
+async def compare(project: Project, rounds: int, *, number: int, rows: int) -> dict[str, Any]:
+    """Time the service on the database of a project."""
+    with migrated(project, rounds) as contest:
         token = await contest.token()
         found: dict[str, Any] = {"start": await contest.start()}
         found["throughput"] = await contest.throughput(token, number)
-        found["memory"] = await contest.memory(token, 1000, many)
         contest.insert(rows)
         found["pages"] = {**await contest.pages(token), "rows": rows}
         return found
+
+
+async def compare_memory(projects: dict[str, Project], few: int, many: int) -> dict[str, Any]:
+    """Compare the memory after few requests and after many; on both databases at once."""
+
+    async def compare_on(project: Project) -> dict[str, Any]:
+        with migrated(project, 1) as contest:
+            return await contest.memory(await contest.token(), few, many)
+
+    found = await asyncio.gather(*(compare_on(project) for project in projects.values()))
+    return dict(zip(projects, found, strict=True))

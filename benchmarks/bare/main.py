@@ -9,13 +9,25 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import jwt
 from fastapi import Depends, FastAPI, HTTPException
 from fastapi.security import OAuth2PasswordBearer
 from pydantic import BaseModel, ConfigDict
-from sqlalchemy import ForeignKey, String, event, select
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Enum,
+    ForeignKey,
+    Integer,
+    Numeric,
+    String,
+    event,
+    func,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship, selectinload
 
@@ -37,8 +49,18 @@ if engine.dialect.name == "sqlite":
         cursor.close()
 
 
+Status = Literal["owned", "for_sale", "sold"]
+
+
 class Base(DeclarativeBase):
-    """The base of the models."""
+    """The base of the models, with the types of the service's columns."""
+
+    type_annotation_map: ClassVar = {
+        datetime: DateTime(timezone=True),
+        Decimal: Numeric(12, 2),
+        dict[str, Any]: JSON,
+        Status: Enum(*get_args(Status), name="item_status"),
+    }
 
 
 class User(Base):
@@ -63,7 +85,7 @@ class Item(Base):
     title: Mapped[str]
     description: Mapped[str | None]
     price: Mapped[Decimal]
-    status: Mapped[str]
+    status: Mapped[Status]
     created_at: Mapped[datetime]
     tags: Mapped[list["Tag"]] = relationship(order_by="Tag.name", lazy="raise")
 
@@ -75,6 +97,18 @@ class Tag(Base):
 
     item_id: Mapped[int] = mapped_column(ForeignKey("items.id"), primary_key=True)
     name: Mapped[str] = mapped_column(String(50), primary_key=True)
+
+
+class ItemEvent(Base):
+    """What happened to an item."""
+
+    __tablename__ = "item_events"
+
+    id: Mapped[int] = mapped_column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+    owner_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    kind: Mapped[str]
+    item: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
 
 
 class TagRead(BaseModel):
@@ -90,7 +124,7 @@ class ItemCreate(BaseModel):
     title: str
     description: str | None = None
     price: Decimal = Decimal(0)
-    status: str = "owned"
+    status: Status = "owned"
     tags: list[TagRead] = []
 
 
@@ -160,10 +194,17 @@ async def list_items(session: SessionDep, user: UserDep, limit: int = PAGE) -> l
 
 @app.post("/items", status_code=201, response_model=ItemRead)
 async def create_item(data: ItemCreate, session: SessionDep, user: UserDep) -> Item:
-    """Create an item."""
+    """Create an item and its event, and notify followers."""
+    now = datetime.now(UTC)
     fields = data.model_dump(exclude={"tags"})
     tags = [Tag(name=tag.name) for tag in data.tags]
-    item = Item(owner_id=user.id, created_at=datetime.now(UTC), tags=tags, **fields)
+    item = Item(owner_id=user.id, created_at=now, tags=tags, **fields)
     session.add(item)
+    await session.flush()
+    await session.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
+    content = ItemRead.model_validate(item).model_dump(mode="json")
+    session.add(ItemEvent(owner_id=user.id, kind="created", item=content, created_at=now))
+    if engine.dialect.name == "postgresql":
+        await session.execute(select(func.pg_notify("app_notifications", f"item_events {user.id}")))
     await session.commit()
     return item

@@ -1,4 +1,4 @@
-"""Write a line for each statement that a driver sends to the database, to COUNT_ROUND_TRIPS.
+"""Write a line for each statement that is sent to the database, to COUNT_ROUND_TRIPS.
 
 Python imports this module when it starts, if it is on the path: see service.py.
 """
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import Pool
 from sqlalchemy.util import await_only
 
@@ -28,3 +28,10 @@ def listen(connection: Any, _: object) -> None:
         driver.add_query_logger(lambda record: note(record.query))
     else:  # aiosqlite
         await_only(driver.set_trace_callback(note))
+
+
+@event.listens_for(Engine, "before_cursor_execute")
+def note_prepared(connection: Connection, cursor: object, statement: str, *_: object) -> None:
+    """Write what asyncpg does not tell of: it prepares statements once, and then runs them."""
+    if connection.dialect.driver == "asyncpg":
+        note(statement)

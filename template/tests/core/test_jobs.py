@@ -13,6 +13,7 @@ import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from fastapi import FastAPI
+from pgqueuer.core.executors import ScheduleExecutor
 from pgqueuer.domain.errors import RetryRequested
 from pgqueuer.queries import Queries
 from pydantic import ValidationError
@@ -263,16 +264,14 @@ async def test_job_ends_after_its_last_attempt(service: Service) -> None:
 
 
 async def test_scheduled_job_runs_by_itself(service: Service) -> None:
-    every_second = job(name="every_second", schedule="* * * * * *")
-    schedules: dict[str, Any] = service.app.state.jobs.known
-
-    @every_second
+    @job(name="tick", schedule="0 4 * * *")
     async def tick(context: JobContext) -> None:
         await note(context, "tick")
 
-    schedules[tick.name] = tick
-    async with service.working():
-        assert await service.next() == "tick"
+    service.app.state.jobs.known[tick.name] = tick
+    with patch.object(ScheduleExecutor, "next_in", return_value=NOW):  # it is four o'clock
+        async with service.working():
+            assert await service.next() == "tick"
 
 
 async def test_what_the_queue_has_logged_is_forgotten(service: Service) -> None:
