@@ -15,7 +15,7 @@ from tests.rendering import Project, commit_all, git, render, run, take_snapshot
 DEPENDENCIES = (
     "fastapi, fastapi_cli.cli, pydantic_settings, sqlalchemy.ext.asyncio, alembic.command, "
     "structlog, aiosqlite, email_validator, python_multipart, pwdlib.hashers.argon2, jwt, "
-    "pyrate_limiter, aiosmtplib, httpx2, stamina"
+    "pyrate_limiter, aiosmtplib, httpx2, stamina, pgqueuer, opentelemetry.trace"
 )
 ONE_TEST = "tests/core/test_health.py::test_service_is_ready_when_its_database_answers"
 ONE_CORE = ("taskset", "--cpu-list", "0")

@@ -73,7 +73,7 @@ def service(found: Found) -> list[str]:
     rows, throughput, slowest = [], [], []
     for database, name in DATABASES.items():
         for each in found["service"][database]["throughput"]:
-            ours, theirs = (len(each["round_trips"][who]) for who in (OURS, THEIRS))
+            ours, theirs = (each["round_trips"][who] for who in (OURS, THEIRS))
             rows.append(
                 [
                     f"{each['what']}, {name}",

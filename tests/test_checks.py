@@ -18,6 +18,7 @@ def project(installed: Callable[[str], Project], tmp_path: Path) -> Project:
     return Project(copied(project, tmp_path / "copy"), project.answers, project.path)
 
 
+@pytest.mark.ci
 def test_it_goes_on_to_the_last_check_and_fails_when_one_has(project: Project) -> None:
     (project.path / "app/broken.py").write_text("import os\nx:str = 1\n", encoding="utf-8")
     (project.path / "tests/test_broken.py").write_text("def test_no():\n    assert 0\n")

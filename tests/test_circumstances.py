@@ -153,6 +153,7 @@ def test_where_nothing_can_be_written_is_named(
     assert contents(tmp_path) == {"file": b"mine"}
 
 
+@pytest.mark.ci
 def test_blanks_and_any_letters_may_be_in_the_path(
     template: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:

@@ -67,6 +67,7 @@ def checkout(installed: Callable[[str], Project]) -> Iterator[Checkout]:
         yield Checkout(path, {"UV_PROJECT_ENVIRONMENT": str(project.path / ".venv")}, port)
 
 
+@pytest.mark.ci
 def test_the_service_finds_its_rows_again(checkout: Checkout, tmp_path: Path) -> None:
     port, upgrade = free_port(), ("uv", "run", "alembic", "upgrade", "head")
     refused = run(*upgrade, cwd=checkout.path, env=checkout.env)

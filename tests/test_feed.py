@@ -153,7 +153,7 @@ async def all_following(followers: list[Follower]) -> None:
         await follower.is_following.wait()
 
 
-@with_projects("postgresql")
+@with_projects(ci=["postgresql"])
 def test_followers_of_a_replica_miss_nothing_of_another(project: Project, tmp_path: Path) -> None:
     with replicas(project, tmp_path, 2) as (url, servers):
         asyncio.run(check_that_nothing_is_missed(project, url, servers))

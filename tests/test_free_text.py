@@ -214,6 +214,7 @@ ODD_TEXTS = [
 ]
 
 
+@pytest.mark.ci
 def test_odd_texts_get_through_unharmed(trial: Trial) -> None:
     for text in ODD_TEXTS:
         answers = {"project_name": text, "description": text, "author_name": text}

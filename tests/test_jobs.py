@@ -360,6 +360,7 @@ def check(runs: list[list[Any]], clients: Clients, chaos: Chaos) -> int:
     return repeated
 
 
+@pytest.mark.ci
 def test_worker_that_is_told_to_stop_finishes_its_jobs_or_gives_them_back(
     deployment: Deployment,
 ) -> None:

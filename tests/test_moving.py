@@ -354,7 +354,7 @@ async def test_names_of_constraints(db_session: AsyncSession) -> None:
 """
 
 
-@with_projects("other", ci=["core"])
+@with_projects(ci=["core", "other"])
 def test_history_and_engine_keep_their_rules(project: Project, copy: Path) -> None:
     (copy / "app/legacy.py").write_text(LEGACY_MODEL, encoding="utf-8")
     (copy / "migrations/versions/legacy.py").write_text(LEGACY_MIGRATION, encoding="utf-8")

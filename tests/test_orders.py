@@ -181,7 +181,7 @@ def copy(copy: Path) -> Path:
     return copy
 
 
-@with_projects("other", ci=["core"])
+@with_projects(ci=["core", "other"])
 def test_model_without_import_and_migration_is_named(project: Project, copy: Path) -> None:
     code, said = run_tests(project, copy, "tests/core/test_migrations.py")
     assert code == pytest.ExitCode.TESTS_FAILED

@@ -118,6 +118,15 @@ PROMISES = {
 # CI proves these: they take too long for the default tests.
 ONLY_IN_CI = {
     "no request is cut off under load": "test_stopping.py::test_no_request_is_cut_off_under_load",
+    "followers miss nothing of another replica": (
+        "test_feed.py::test_followers_of_a_replica_miss_nothing_of_another"
+    ),
+    "a worker that is told to stop gives its jobs back": (
+        "test_jobs.py::test_worker_that_is_told_to_stop_finishes_its_jobs_or_gives_them_back"
+    ),
+    "PostgreSQL runs without Docker, and keeps its rows": (
+        "test_database.py::test_the_service_finds_its_rows_again"
+    ),
     "a feature is added by the README": (
         "test_orders.py::test_feature_is_added_by_the_steps_of_the_readme"
     ),

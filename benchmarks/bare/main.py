@@ -26,6 +26,7 @@ from sqlalchemy import (
     String,
     event,
     func,
+    make_url,
     select,
 )
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
@@ -35,10 +36,13 @@ SECRET_KEY, ALGORITHM = os.environ["SECRET_KEY"], "HS256"
 AUDIENCE = os.environ["TOKEN_AUDIENCE"]
 PAGE = 50
 
-engine = create_async_engine(os.environ["DATABASE_URL"])
+URL = make_url(os.environ["DATABASE_URL"])
+IS_SQLITE = URL.get_backend_name() == "sqlite"
+# With the driver's default of five seconds, some of many concurrent writers get an error.
+engine = create_async_engine(URL, connect_args={"timeout": 30} if IS_SQLITE else {})
 Session = async_sessionmaker(engine, expire_on_commit=False)
 
-if engine.dialect.name == "sqlite":
+if IS_SQLITE:
 
     @event.listens_for(engine.sync_engine, "connect")
     def set_up_connection(connection: Any, _: object) -> None:
@@ -204,7 +208,7 @@ async def create_item(data: ItemCreate, session: SessionDep, user: UserDep) -> I
     await session.execute(select(User.id).where(User.id == user.id).with_for_update(key_share=True))
     content = ItemRead.model_validate(item).model_dump(mode="json")
     session.add(ItemEvent(owner_id=user.id, kind="created", item=content, created_at=now))
-    if engine.dialect.name == "postgresql":
+    if not IS_SQLITE:
         await session.execute(select(func.pg_notify("app_notifications", f"item_events {user.id}")))
     await session.commit()
     return item
