@@ -62,10 +62,12 @@ def test_service_imports_what_it_uses_and_nothing_else(project: Project) -> None
 
 
 @with_projects("default")
-def test_one_test_does_not_import_what_calls_all_operations(project: Project) -> None:
+def test_one_test_imports_and_collects_no_more_than_it_needs(project: Project) -> None:
     run = """
+import gc
 import pytest
 pytest.main(["-q", "-p", "no:cacheprovider", "tests/core/test_health.py", "-k", "answers"])
+assert gc.get_freeze_count() > 100_000, "what was imported is garbage-collected"
 """
     found = imported(project, run)
     assert "pytest" in found

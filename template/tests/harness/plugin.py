@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 import os
 import sys
 import traceback
@@ -201,6 +202,13 @@ async def cleared_up(anyio_backend_name: str) -> AsyncIterator[None]:
         return
     async with clearing_up(guard.refusals):
         yield
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Exclude all that was imported from garbage collection, which then takes less time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
