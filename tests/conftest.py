@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.mutants import copied
 from tests.pairwise import all_sets, choices
+from tests.quickly import hurried
 from tests.rendering import (
     Answers,
     Project,
@@ -129,7 +130,8 @@ def rendered(template: Path, tmp_path: Path) -> Callable[..., Path]:
     """Renders a project with the given answers."""
 
     def rendered(**answers: object) -> Path:
-        return render(template, tmp_path / f"rendered-{len(list(tmp_path.iterdir()))}", answers)
+        with hurried():
+            return render(template, tmp_path / f"rendered-{len(list(tmp_path.iterdir()))}", answers)
 
     return rendered
 

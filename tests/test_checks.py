@@ -41,6 +41,7 @@ def test_it_goes_on_to_the_last_check_and_fails_when_one_has(project: Project) -
     assert "42" in done.stdout.splitlines()
 
 
+@pytest.mark.ci
 def test_code_that_no_test_runs_is_reported(project: Project) -> None:
     (project.path / "app/untested.py").write_text("WORDS = 1\n", encoding="utf-8")
     said = project.check(

@@ -57,7 +57,9 @@ def test_ctrl_c_at_a_question_leaves_nothing(question: str, template: Path, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "sign", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.ci)]
+)
 def test_the_same_command_completes_what_was_interrupted(
     sign: signal.Signals, template: Path, rendered: Rendered, tmp_path: Path
 ) -> None:
@@ -174,6 +176,7 @@ def test_blanks_and_any_letters_may_be_in_the_path(
 # ---- Not from a clone ----
 
 
+@pytest.mark.ci
 def test_it_renders_from_a_shallow_clone(
     template: Path, rendered: Rendered, tmp_path: Path
 ) -> None:
@@ -186,6 +189,7 @@ def test_it_renders_from_a_shallow_clone(
     assert made == expected
 
 
+@pytest.mark.ci
 def test_an_archive_renders_and_says_that_it_cannot_update(
     template: Path, rendered: Rendered, tmp_path: Path
 ) -> None:

@@ -82,6 +82,7 @@ def test_every_choice_has_words_to_be_found_by() -> None:
             assert choice in (False, "none") or (question, choice) in promises.SPEAKS_OF
 
 
+@pytest.mark.ci
 def test_the_answers_render_the_same_project_again(files_of: Render, tmp_path: Path) -> None:
     for number, answers in enumerate(pairwise(CHOICES)):
         files = files_of(answers)

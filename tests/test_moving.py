@@ -215,6 +215,7 @@ LET_THROUGH = """    "ignore:do not use:DeprecationWarning",
 
 
 @with_projects("core")
+@pytest.mark.ci
 def test_old_library_can_be_imported_by_fixtures(project: Project, copy: Path) -> None:
     (copy / "app/old.py").write_text(OLD_LIBRARY, encoding="utf-8")
     plant(IMPORT_OF_OLD_LIBRARY, copy)

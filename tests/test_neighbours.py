@@ -80,9 +80,9 @@ class Result(NamedTuple):
 
 @pytest.fixture(
     params=[
-        pytest.param("sqlite file", marks=pytest.mark.ci),
-        "postgresql embedded",
-        "postgresql external",
+        "sqlite file",
+        pytest.param("postgresql embedded", marks=pytest.mark.ci),
+        pytest.param("postgresql external", marks=pytest.mark.ci),
     ]
 )
 def database(request: pytest.FixtureRequest, installed: Installed) -> Database:

@@ -86,7 +86,7 @@ def test_the_readme_of_the_service_has_the_same_table(rendered: Callable[..., Pa
     assert table(readme) == {name: ids[:1] for name, ids in IN_THE_PROJECT.items()}
 
 
-@with_projects("postgresql")
+@with_projects("default")
 def test_every_test_of_the_table_is_there(project: Project) -> None:
     wanted = sorted({node_id for ids in IN_THE_PROJECT.values() for node_id in ids})
     code, output = run_tests(project, project.path, "--collect-only", *wanted)

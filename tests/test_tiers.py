@@ -13,7 +13,7 @@ from tests.rendering import ROOT, run
 PROMISES = {
     # README.md
     "a rendered service passes all checks, and its tests": (
-        "test_project.py::test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock"
+        "test_project.py::test_all_checks_pass_and_wait_for_no_clock"
     ),
     "its tests run in parallel": "test_project.py::test_the_tests_pass_side_by_side",
     "its migrations lead to its models": "test_project.py::test_the_migrations_lead_to_the_models",
@@ -60,9 +60,7 @@ PROMISES = {
     "a mistake fails the test that makes it": (
         "test_faulty.py::test_faulty_tests_fail_and_leave_the_others_alone"
     ),
-    "the proofs of isolation hold": (
-        "test_project.py::test_all_checks_pass_the_tests_cover_the_service_and_wait_for_no_clock"
-    ),
+    "the proofs of isolation hold": ("test_project.py::test_all_checks_pass_and_wait_for_no_clock"),
     "tests reach no other machine": (
         "test_first_week.py::test_what_calls_out_for_all_tests_is_refused_and_blames_none"
     ),
@@ -87,19 +85,13 @@ PROMISES = {
         "test_update_refused.py::test_a_project_in_a_folder_of_a_larger_repository"
     ),
     "an edited file that a release removes is reported": (
-        "test_update_refused.py::test_a_file_that_a_release_takes_away_and_that_was_edited"
+        "test_update_refused.py::test_what_an_update_cannot_decide_is_told"
     ),
     "an answer that is no longer accepted is reported": (
-        "test_update_refused.py::test_a_choice_that_a_release_takes_away"
+        "test_update_refused.py::test_what_an_update_cannot_decide_is_told"
     ),
     "TOML that can no longer be parsed is reported": (
-        "test_update_refused.py::test_toml_that_cannot_be_read_after_the_merge"
-    ),
-    "changes to a file that was moved are shown": (
-        "test_update_refused.py::test_what_a_release_changes_in_a_file_that_was_moved"
-    ),
-    "a migration that others build on is kept": (
-        "test_update_refused.py::test_what_is_left_of_the_example_is_told"
+        "test_update_refused.py::test_what_an_update_cannot_decide_is_told"
     ),
     "a project that is not fit is refused": (
         "test_update_refused.py::test_changes_that_are_not_committed"
@@ -117,6 +109,9 @@ PROMISES = {
 
 # CI proves these: they take too long for the default tests.
 ONLY_IN_CI = {
+    "its tests cover the service": (
+        "test_project.py::test_all_checks_pass_and_the_tests_cover_the_service"
+    ),
     "no request is cut off under load": "test_stopping.py::test_no_request_is_cut_off_under_load",
     "followers miss nothing of another replica": (
         "test_feed.py::test_followers_of_a_replica_miss_nothing_of_another"
@@ -132,6 +127,12 @@ ONLY_IN_CI = {
     ),
     "all checks pass after months of work and an update": (
         "test_update.py::test_months_of_work_on_the_newest_release_are_kept"
+    ),
+    "changes to a file that was moved are shown": (
+        "test_update_refused.py::test_what_a_release_changes_in_a_file_that_was_moved"
+    ),
+    "a migration that others build on is kept": (
+        "test_update_refused.py::test_what_is_left_of_the_example_is_told"
     ),
     "a lock that cannot be updated is reported": (
         "test_update_refused.py::test_dependencies_that_cannot_be_locked"

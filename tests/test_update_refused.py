@@ -419,23 +419,31 @@ def check_told(pair: Pair, *sentences: str, options: tuple[str, ...] = ()) -> st
     return said
 
 
-def test_a_choice_that_a_release_takes_away(pair: Pair) -> None:
+def test_what_an_update_cannot_decide_is_told(pair: Pair) -> None:
     edit_answers(pair.path, license="BSD-3-Clause")
-    commit_all(pair.path, "Choose")
-    release(pair, "copier.yml", r"^    BSD-3-Clause[^\n]*\n", "")
-    check_told(pair, "* .copier-answers.yml: license was 'BSD-3-Clause'", "--data license=")
-
-
-def test_a_file_that_a_release_takes_away_and_that_was_edited(pair: Pair) -> None:
     append(pair.path / "app/core/health.py", "# Ours.\n")
+    append(pair.path / "pyproject.toml", "\n[tool.ours]\n")
     commit_all(pair.path, "Edit")
-    (pair.template / "template/app/core/health.py").unlink()
-    (pair.template / "template/app/core/config.py").unlink()
-    release(pair, "CHANGELOG.md", r"\Z", "More.\n")
-    said = check_told(pair, "* app/core/health.py: this release deletes the file")
+    edit(pair.template / "copier.yml", r"^    BSD-3-Clause[^\n]*\n", "")
+    for name in ("health", "config"):
+        (pair.template / f"template/app/core/{name}.py").unlink()
+    edit(
+        pair.template / "template/pyproject.toml.jinja",
+        r"^\[tool\.uv\]",
+        "[tool.ours]\n\n[tool.uv]",
+    )
+    release(pair, "template/.github/workflows/ci.yml.jinja", r"^permissions:", "permissions: [")
+    said = check_told(
+        pair,
+        *("* .copier-answers.yml: license was 'BSD-3-Clause'", "--data license="),
+        "* app/core/health.py: this release deletes the file",
+        *("* pyproject.toml: can no longer be parsed: ", "ours"),
+        "* .github/workflows/ci.yml: can no longer be parsed: ",
+    )
     assert "* app/core/config.py" not in said
 
 
+@pytest.mark.ci
 def test_what_a_release_changes_in_a_file_that_was_moved(pair: Pair) -> None:
     git("mv", "tests/harness/guard.py", "tests/our_guard.py", cwd=pair.path)
     git("rm", "--quiet", ".pre-commit-config.yaml", "tests/patterns/backends.py", cwd=pair.path)
@@ -450,19 +458,6 @@ def test_what_a_release_changes_in_a_file_that_was_moved(pair: Pair) -> None:
     assert re.search(r"\(\d insertions\(\+\)\)", change)
     assert "\n    +# Newer.\n" in change
     assert said.count("\n- ") == 1 + said.count("\n- Every line"), said
-
-
-def test_toml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
-    append(pair.path / "pyproject.toml", "\n[tool.ours]\n")
-    commit_all(pair.path, "Edit")
-    release(pair, "template/pyproject.toml.jinja", r"^\[tool\.uv\]", "[tool.ours]\n\n[tool.uv]")
-    check_told(pair, "* pyproject.toml: can no longer be parsed: ", "ours")
-
-
-@pytest.mark.ci
-def test_yaml_that_cannot_be_read_after_the_merge(pair: Pair) -> None:
-    release(pair, "template/.github/workflows/ci.yml.jinja", r"^permissions:", "permissions: [")
-    check_told(pair, "* .github/workflows/ci.yml: can no longer be parsed: ")
 
 
 @pytest.mark.ci
@@ -490,6 +485,7 @@ def test_an_edited_example_is_not_deleted(example_pair: Pair) -> None:
     check_refused(example_pair, edited, "git rm", options=DELETE_EXAMPLE)
 
 
+@pytest.mark.ci
 def test_what_is_left_of_the_example_is_told(example_pair: Pair) -> None:
     path = example_pair.path
     edit(path / "app/main.py", r'"feed": Feed\([^)]*\)', r'\g<0>, "ours": 1')
