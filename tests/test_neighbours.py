@@ -82,7 +82,7 @@ class Result(NamedTuple):
     params=[
         "sqlite file",
         pytest.param("postgresql embedded", marks=pytest.mark.ci),
-        pytest.param("postgresql external", marks=pytest.mark.ci),
+        "postgresql external",
     ]
 )
 def database(request: pytest.FixtureRequest, installed: Installed) -> Database:
